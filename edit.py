@@ -1,0 +1,137 @@
+"""Edits regions of faces in photographs by an L2SAE.
+
+python edit.py PHOTO_OR_FOLDER ... --regions=hair,lips --strength=0.6 --samples=3 --output=results
+python edit.py PHOTO_OR_FOLDER ... --regions=lips --style_reference=IMAGE_OR_FOLDER
+python edit.py PHOTO_OR_FOLDER ... --mode=style|swap|structure|segment|reconstruct|interpolate
+
+Modes: style restyles regions by noise, structure reshapes them by noise, swap gives them the style
+of a reference, interpolate shows the way there in frames and as an animated GIF, segment writes
+masks, a label map (0 background, 1 hair, 2 skin, 3 nose, 4 eyes, 5 lips) and an overlay, and
+reconstruct shows what the network makes of the whole picture.
+
+Pictures should be crops of one upright face like those of FFHQ and CelebA-HQ: of other pictures the
+central square is taken. Results are PNG files at the model's resolution, with a mask for each
+region, and a contact sheet of all. The exit code is 1 if a file could not be read, and 2 if nothing
+could be done.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+_MODES = ["style", "swap", "structure", "segment", "reconstruct", "interpolate"]
+
+
+def define_flags() -> flags.FlagValues:
+    """This program's flags, apart from absl's global ones."""
+    values = flags.FlagValues()
+    new = {"flag_values": values}
+    flags.DEFINE_enum(
+        "mode", None, _MODES, "What to do; by default style, or swap with --style_reference.", **new
+    )
+    flags.DEFINE_list(
+        "regions",
+        None,
+        "What to edit: of hair, skin, nose, eyes, lips. By default hair for style, lips for swap "
+        "and interpolate, nose for structure, all for segment.",
+        **new,
+    )
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "Standard deviation of the noise; by default 0.6 for style, 0.3 for structure.",
+        **new,
+    )
+    flags.DEFINE_integer("samples", 1, "Edits of each photograph, by different noise.", **new)
+    flags.DEFINE_integer("seed", 0, "Of the noise, which is the same for all photographs.", **new)
+    flags.DEFINE_string(
+        "style_reference", None, "A picture to take the style from, or a folder of them.", **new
+    )
+    flags.DEFINE_float(
+        "amount", 1.0, "How far to go towards the reference's style; 1 is all the way.", **new
+    )
+    flags.DEFINE_integer("frames", 8, "Pictures from one style to the other, ends included.", **new)
+    flags.DEFINE_enum(
+        "blend",
+        "paper",
+        ["paper", "local"],
+        "paper blurs the whole result slightly, as published; local leaves all else as it is.",
+        **new,
+    )
+    flags.DEFINE_string("output", "results", "The folder to write to; made if need be.", **new)
+    flags.DEFINE_string(
+        "checkpoint", None, "A model directory or training workdir; by default our own.", **new
+    )
+    flags.DEFINE_integer("batch_size", 8, "Photographs edited at a time.", lower_bound=1, **new)
+    flags.DEFINE_boolean("help", False, "Show this text.", short_name="h", **new)
+    return values
+
+
+def edit_photos(paths: list[str], options: flags.FlagValues) -> int:
+    """Edits what the flags name; the number of inputs that could not be read."""
+    import jax
+    from tqdm import tqdm
+
+    import l2sae_jax as l2
+    from l2sae_jax.batch_editing import plan, run
+    from l2sae_jax.variants import Edit, image_size
+
+    skipped = []
+
+    def report(line: str) -> None:
+        skipped.append(line)
+        tqdm.write(f"edit.py: {_one_line(line)}", file=sys.stderr)
+
+    edit = Edit(
+        mode=options.mode or ("style" if options.style_reference is None else "swap"),
+        regions=options.regions,
+        strength=options.strength,
+        amount=options.amount,
+        samples=options.samples,
+        seed=options.seed,
+        frames=options.frames,
+        blend=options.blend,
+    )
+    work = plan(edit, paths, options.style_reference, Path(options.output), report)
+    model = l2.load(options.checkpoint)
+    size = image_size(model, edit)
+    device = jax.devices()[0]
+    print(f"Model: {options.checkpoint or 'the one shipped'}, {size} x {size} pixels")
+    print(f"Device: {device.platform} ({device.device_kind})")
+    print(f"Edit: {edit}", flush=True)
+    start = time.perf_counter()
+    edited = run(work, model, options.batch_size, report)
+    seconds = time.perf_counter() - start
+    print(
+        f"Edited {edited}, skipped {len(skipped)}, in {seconds:.1f} s "
+        f"({edited / seconds:.2f} images/s): see {options.output}"
+    )
+    return len(skipped)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program and returns its exit code."""
+    options = define_flags()
+    try:
+        paths = options(argv)[1:]
+        if options.help:
+            print(f"{__doc__}\n{options.get_help()}")
+            return 0
+        return 1 if edit_photos(paths, options) else 0
+    except (ValueError, OSError, flags.Error) as error:
+        print(f"edit.py: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))

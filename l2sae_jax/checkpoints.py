@@ -1,0 +1,350 @@
+"""Model directories: a readable config.json beside the parameters in Orbax's format.
+
+    DIR/config.json                     architectures, and which folder holds the parameters
+    DIR/weights-XXXXXXXX/smn/encoder/   an Orbax checkpoint for each network of "smn" and "smpn"
+
+A save writes a new weights folder first and then replaces config.json in one step, so whenever it
+is stopped the directory holds the old model or the new one. The workdir of a training run is a
+model directory too: its config.json names no weights, and the newest of its
+checkpoints/STEP/networks, an Orbax checkpoint of all networks together, counts.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from l2sae_jax.configuration import from_dict, to_dict
+from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
+from l2sae_jax.nn import Architecture
+
+FORMAT = 1
+NETWORKS = ("smn", "smpn")
+DISCRIMINATORS = ("image_discriminator", "patch_discriminator")
+CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"
+
+T = TypeVar("T")
+
+
+class LazyMapping(Mapping[str, T]):
+    """Makes each value when it is asked for, and keeps none: a model need not fit in memory."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], T]):
+        self._names = dict.fromkeys(names)
+        self._make = make
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def shipped_model_path() -> Path:
+    """Where the model that comes with the package lives."""
+    return Path(str(resources.files("l2sae_jax"))) / "weights" / "portraits_64"
+
+
+def load(path: str | os.PathLike | None = None) -> L2SAE:
+    """Loads a model.
+
+    Args:
+      path: a model directory as `convert_weights.py` writes it, or a training run's workdir; None
+        for the model shipped with the package.
+
+    Returns:
+      The model, its parameters in float32 on JAX's default device.
+
+    Raises:
+      ValueError: not a model directory, or one that is damaged; in one line.
+    """
+    description = read_description(Path(path) if path is not None else shipped_model_path())
+    parameters = description.read(("encoder", "decoder"))
+    networks = {
+        name: Autoencoder(
+            **jax.tree.map(lambda x: jax.numpy.asarray(x, np.float32), trees),
+            config=description.autoencoders[name],
+        )
+        for name, trees in parameters.items()
+    }
+    return L2SAE(networks.get("smn"), networks.get("smpn"))
+
+
+class Description:
+    """What a model directory holds, before any parameter is read.
+
+    Attributes:
+      autoencoders: the configuration of each network present, "smn" and "smpn".
+      architectures: each network with the discriminators stored beside it.
+      metadata: whatever else was noted when it was saved.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]):
+        where = str(directory / CONFIG_FILE)
+        self.directory = directory
+        self.autoencoders: dict[str, AutoencoderConfig] = {}
+        self.architectures: dict[str, Architecture] = {}
+        for name in NETWORKS:
+            if name in config:
+                self._add(name, dict(config[name]), f"{where}: {name}")
+        if not self.autoencoders:
+            raise ValueError(f"{where}: names no network, expected smn or smpn")
+        self.metadata = dict(config.get("metadata", {}))
+        self._together = "weights" not in config
+        self._weights = _newest_weights(directory, config)
+
+    def _add(self, name: str, values: dict[str, Any], where: str) -> None:
+        discriminators = {key: values.pop(key) for key in DISCRIMINATORS if key in values}
+        self.autoencoders[name] = from_dict(AutoencoderConfig, values, where)
+        both = {key: values[key] for key in ("encoder", "decoder")}
+        self.architectures[name] = from_dict(Architecture, both | discriminators, where)
+
+    def networks(self, name: str) -> Mapping[str, Any]:
+        """Parameters of "smn" or "smpn", `{"encoder": tree, ...}`, each read when asked for.
+
+        Trees are of numpy arrays in the stored dtype. Asking raises ValueError where parameters are
+        missing, of other shapes than config.json says, or unreadable.
+        """
+
+        def read(network: str) -> Any:
+            shapes = _parameter_shapes(self.architectures[name])[network]
+            return self._read(name, network, shapes)
+
+        return LazyMapping(self.architectures[name].present(), read)
+
+    def blocks(self, name: str, network: str) -> Mapping[str, Any]:
+        """One tree of `networks(name)` by its top-level blocks, each read when asked for.
+
+        Slower, for those who need less memory than a network takes.
+        """
+        shapes = _parameter_shapes(self.architectures[name])[network]
+        return LazyMapping(
+            shapes, lambda block: self._read(name, network, {block: shapes[block]})[block]
+        )
+
+    def _read(self, name: str, network: str, shapes: Any) -> Any:
+        if self._together:
+            return _restore(self._weights, {name: {network: shapes}})[name][network]
+        return _restore(self._weights / name / network, shapes)
+
+    def read(self, wanted: tuple[str, ...] | None = None) -> dict[str, dict[str, Any]]:
+        """Parameters `{"smn": {"encoder": ...}, ...}` as numpy arrays, in the stored dtype.
+
+        Args:
+          wanted: names of networks ("encoder", ...) to read; None for all.
+
+        Raises:
+          ValueError: parameters missing, of other shapes than config.json says, or unreadable.
+        """
+        return {
+            name: {
+                network: networks[network]
+                for network in networks
+                if wanted is None or network in wanted
+            }
+            for name, networks in ((name, self.networks(name)) for name in self.architectures)
+        }
+
+
+@functools.lru_cache(maxsize=16)
+def _parameter_shapes(architecture: Architecture) -> Mapping[str, Any]:
+    return architecture.parameter_shapes()
+
+
+def read_description(directory: Path) -> Description:
+    """Reads and checks config.json of a model directory.
+
+    Raises:
+      ValueError: missing or damaged; in one line.
+    """
+    file = directory / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{directory} is not a model directory: it has no {CONFIG_FILE}; give what "
+            "convert_weights.py wrote, or a training run's workdir"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{file}: expected a model description of format {FORMAT}")
+    try:
+        return Description(directory, config)
+    except (AttributeError, KeyError, TypeError) as error:
+        # A value of another type than its field's, met while the fields are checked.
+        raise ValueError(f"{file} is damaged: {error}") from None
+
+
+def _newest_weights(directory: Path, config: Mapping[str, Any]) -> Path:
+    if "weights" in config:
+        name = config["weights"]
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{directory / CONFIG_FILE}: weights {name!r} is no folder's name")
+        return directory / name
+    # Orbax gives a step's folder its final, all-digit name only once it is complete.
+    steps = [int(path.name) for path in (directory / CHECKPOINTS).glob("*") if path.name.isdigit()]
+    if not steps:
+        raise ValueError(f"{directory} holds no parameters yet: no checkpoint was saved")
+    return directory / CHECKPOINTS / str(max(steps)) / "networks"
+
+
+def save_model(
+    directory: str | os.PathLike,
+    autoencoders: Mapping[str, AutoencoderConfig],
+    architectures: Mapping[str, Architecture],
+    parameters: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model directory; a process killed meanwhile leaves what was there before.
+
+    Networks are fetched from `parameters` and written one after the other, so that mappings which
+    make them when asked never hold two.
+
+    Args:
+      directory: created if need be; a model already there is replaced.
+      autoencoders, architectures: descriptions of "smn", "smpn" or both.
+      parameters: `{"smn": {"encoder": ..., "decoder": ..., ...}, ...}`, stored in their dtype.
+      metadata: JSON values to keep in config.json.
+
+    Raises:
+      ValueError: the directory holds something else than a model.
+    """
+    directory = Path(directory)
+    check_model_output(directory)
+    with staged(directory) as folder:
+        weights = folder / f"weights-{uuid.uuid4().hex[:8]}"
+        try:
+            for name, networks in parameters.items():
+                for network in networks:
+                    _save(weights / name / network, networks[network])
+            config = {"format": FORMAT, "weights": weights.name}
+            for name, autoencoder in autoencoders.items():
+                config[name] = describe(autoencoder, architectures[name])
+            write_config(folder, config | {"metadata": dict(metadata or {})})
+        except BaseException:
+            shutil.rmtree(weights, ignore_errors=True)
+            raise
+        for old in (path for path in folder.iterdir() if _is_leftover(path) and path != weights):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def check_model_output(directory: Path) -> None:
+    """Raises ValueError unless a model may be written there: nothing foreign is ever replaced."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is a file; give a new folder, or a model directory")
+    if all(map(_is_leftover, directory.iterdir())):
+        return
+    try:
+        config = json.loads((directory / CONFIG_FILE).read_text())
+        replaceable = config["format"] == FORMAT and "weights" in config
+    except (OSError, ValueError, KeyError, TypeError):
+        replaceable = False
+    if not replaceable:
+        raise ValueError(
+            f"{directory} holds something else than a saved model; give a new folder instead"
+        )
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether only a save, perhaps one that was killed, puts a file of this name here."""
+    return path.name.startswith(("weights-", f".{CONFIG_FILE}."))
+
+
+@contextlib.contextmanager
+def staged(directory: Path) -> Iterator[Path]:
+    """Where to write what shall be in `directory`, which if new appears only when complete.
+
+    A directory that exists is written to directly: it may be a mount, which cannot be renamed.
+    """
+    if directory.exists():
+        yield directory
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    stage = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.part")
+    stage.mkdir()
+    try:
+        yield stage
+        os.rename(stage, directory)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+
+
+def describe(autoencoder: AutoencoderConfig, architecture: Architecture) -> dict[str, Any]:
+    """One network as config.json names it."""
+    return to_dict(autoencoder) | to_dict(architecture)
+
+
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Replaces config.json in one step."""
+    temporary = directory / f".{CONFIG_FILE}.{os.getpid()}"
+    text = json.dumps(config, indent=1)
+    # A list of numbers reads better in one line; line breaks are never within strings.
+    text = re.sub(r"\[\n\s*([-\d.,\s]*?)\n\s*\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    temporary.write_text(text + "\n")
+    os.replace(temporary, directory / CONFIG_FILE)
+
+
+def _save(path: Path, tree: Any) -> None:
+    import orbax.checkpoint as ocp
+
+    # By default Orbax would copy every array, and compress all of them side by side in memory,
+    # which saves a tenth of the space: together as much again as the network takes.
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),  # else it warns that it is missing
+    )
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=handlers)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree))
+
+
+def _restore(path: Path, shapes: Any) -> Any:
+    """Reads the leaves that `shapes` names, as numpy arrays; others in the checkpoint stay."""
+    import orbax.checkpoint as ocp
+
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            values = checkpointer.restore(
+                path.absolute(),
+                args=ocp.args.PyTreeRestore(
+                    item=shapes, restore_args=restore_args, partial_restore=True
+                ),
+            )
+    except Exception as error:
+        # What follows is TensorStore's account of how it was opened, a screenful of JSON.
+        first_line = (str(error).strip() or repr(error)).splitlines()[0].split(" [tensorstore")[0]
+        raise ValueError(f"{path} cannot be read: {first_line}") from error
+    # Of a layer that is not in the checkpoint, Orbax returns what was asked for as it was.
+    mismatch = [
+        f"{jax.tree_util.keystr(key)} is {found.shape}, expected {expected.shape}"
+        if isinstance(found, np.ndarray)
+        else f"{jax.tree_util.keystr(key)} is missing"
+        for (key, expected), found in zip(
+            jax.tree_util.tree_flatten_with_path(shapes)[0], jax.tree.leaves(values), strict=True
+        )
+        if not isinstance(found, np.ndarray) or found.shape != expected.shape
+    ]
+    if mismatch:
+        raise ValueError(f"{path} does not fit its {CONFIG_FILE}: {mismatch[0]}")
+    return values

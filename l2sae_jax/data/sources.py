@@ -1,0 +1,96 @@
+"""Random-access sources of `{"image", "labels", "id"}`, chosen by a configuration."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import ml_collections
+import numpy as np
+
+from l2sae_jax.data.images import decode_image, decode_mask
+
+NAMES = ("celebamask_hq", "synthetic")
+SPLITS = ("train", "validation", "test")
+
+
+class Source(Protocol):
+    """A sequence of examples that may be read in any order and from several threads.
+
+    An example is `{"image": uint8 [H, W, 3], "labels": uint8 [H, W], "id": int}`; labels are
+    those of `l2sae_jax.regions.PART_LABELS`, 0 for the background.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, np.ndarray | int]: ...
+
+
+def open_source(data_config: ml_collections.ConfigDict, split: str) -> Source:
+    """Opens the data set that a configuration names.
+
+    Args:
+      data_config: fields `name` ("celebamask_hq" or "synthetic") and `size` in pixels; for
+        celebamask_hq `data_dir`, where records are or will be, and `source`, the release to make
+        them from if they are not there yet; for synthetic `length` and `seed`.
+      split: "train", "validation" or "test".
+
+    Raises:
+      ValueError: an unknown name or split, or neither records nor a source to make them from.
+      FileNotFoundError: the source does not exist.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    if data_config.name == "synthetic":
+        return _synthetic(data_config, split)
+    if data_config.name == "celebamask_hq":
+        return _celebamask(data_config, split)
+    raise ValueError(f"unknown data.name {data_config.name!r}: choose from {', '.join(NAMES)}")
+
+
+def _synthetic(data_config: ml_collections.ConfigDict, split: str) -> Source:
+    from l2sae_jax.data.synthetic import SyntheticFaces
+
+    # Splits share no face: each has a seed of its own.
+    seed = len(SPLITS) * data_config.seed + SPLITS.index(split)
+    return SyntheticFaces(data_config.size, data_config.length, seed)
+
+
+def _celebamask(data_config: ml_collections.ConfigDict, split: str) -> Source:
+    if not data_config.data_dir:
+        raise ValueError("data.data_dir is empty: set it to the folder for CelebAMask-HQ records")
+    # Imported here: TFDS takes a while and the synthetic faces do not need it.
+    from l2sae_jax.data.celebamask import prepare, records_exist
+
+    if not data_config.source and not records_exist(data_config.data_dir, data_config.size):
+        raise ValueError(
+            f"no CelebAMask-HQ records of {data_config.size} px in {data_config.data_dir}: set "
+            "data.source to the release (folder, zip or tar) to make them, or data.data_dir to "
+            "where they are"
+        )
+    builder = prepare(data_config.source, data_config.data_dir, data_config.size)
+    if split not in builder.info.splits:
+        raise ValueError(f"the records in {data_config.data_dir} have no {split} images")
+    return CelebAMaskRecords(builder, split)
+
+
+class CelebAMaskRecords:
+    """One split of prepared CelebAMask-HQ records."""
+
+    def __init__(self, builder, split: str):
+        import tensorflow_datasets as tfds
+
+        # Decoded here, since TFDS would choose between OpenCV and Pillow by what is installed,
+        # and the two differ in the last bit of a JPEG.
+        skip = tfds.decode.SkipDecoding()
+        self._records = builder.as_data_source(split, decoders={"image": skip, "labels": skip})
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray | int]:
+        record = self._records[index]
+        name = f"record {int(record['id'])}"
+        return {
+            "image": decode_image(record["image"], name),
+            "labels": decode_mask(record["labels"], name),
+            "id": int(record["id"]),
+        }

@@ -1,0 +1,49 @@
+"""Algorithm 2: from a hard mask to a matte, and blending through it."""
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Blend = Literal["paper", "local"]
+
+# The 3x3 Gaussian of unit variance is the outer product of these taps, which sum to 1.
+_TAPS = np.exp(-0.5 * np.arange(-1, 2) ** 2)
+_TAPS = (_TAPS / _TAPS.sum()).astype(np.float32)
+
+
+def gaussian_blur(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Blurs with the normalised 3x3 Gaussian of unit variance; borders repeat the edge pixel."""
+    for axis in (1, 2):
+        edges = [(1, 1) if a == axis else (0, 0) for a in range(4)]
+        padded = jnp.pad(x, edges, mode="edge")
+        size = x.shape[axis]
+        x = sum(
+            tap * jnp.take(padded, jnp.arange(i, i + size), axis) for i, tap in enumerate(_TAPS)
+        )
+    return x
+
+
+def blend(
+    images: Float[Array, "B H W 3"],
+    restyled: Float[Array, "B H W 3"],
+    mask: Float[Array, "B H W 1"],
+    mode: Blend,
+) -> Float[Array, "B H W 3"]:
+    """Blends restyled images into images through the matte of a mask (Algorithm 2).
+
+    Args:
+      images, restyled: in [-1, 1].
+      mask: hard mask in {0, 1}; its blur is the matte.
+      mode: "paper" blurs the blended picture once more, all of it; "local" does not, and leaves
+        every pixel whose matte is 0 exactly as it came in.
+
+    Raises:
+      ValueError: an unknown mode.
+    """
+    if mode not in get_args(Blend):
+        raise ValueError(f"unknown blend {mode!r}: choose from {', '.join(get_args(Blend))}")
+    matte = gaussian_blur(mask)  # M' = G * M
+    blended = images + matte * (restyled - images)  # M' restyled + (1 - M') X
+    return gaussian_blur(blended) if mode == "paper" else blended

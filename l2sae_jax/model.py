@@ -1,0 +1,253 @@
+"""The model as a value: networks are pytrees, operations on them pure functions.
+
+`L2SAE` holds up to two autoencoders: the SMN, which restyles, and the SMPN, whose sliced decodes
+are region masks (approach 2). A jointly trained SMN (approach 1) does both and has no SMPN.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from l2sae_jax.nn import (
+    Architecture,
+    Decoder,
+    DecoderConfig,
+    Encoder,
+    EncoderConfig,
+    NoiseMaps,
+    sample_noise,
+)
+from l2sae_jax.regions import REGION_NAMES, slice_masks
+
+Params = Any
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """What an autoencoder is and how it was trained.
+
+    Attributes:
+      encoder, decoder: widths; their code sizes agree.
+      image_size: height and width of its training images; other sizes work, less well.
+      slices: channels (first, last + 1) of each region, or None if trained without slices.
+      targets: what a sliced decode shows: "masks", white on black (approach 2), or "appearance",
+        the region's pixels on black (approach 1).
+      dtype: dtype of the computation, "float32" or "bfloat16".
+    """
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    image_size: int
+    slices: tuple[tuple[int, int], ...] | None = None
+    targets: Literal["masks", "appearance"] | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        e, d = self.encoder, self.decoder
+        if (e.structure_channels, e.style_channels) != (d.structure_channels, d.style_channels):
+            raise ValueError(
+                f"encoder and decoder disagree on the codes: structure {e.structure_channels} and "
+                f"{d.structure_channels} channels, style {e.style_channels} and {d.style_channels}"
+            )
+        if len(e.widths) - 1 != len(d.up_widths):
+            raise ValueError(
+                f"the encoder halves {len(e.widths) - 1} times but the decoder doubles "
+                f"{len(d.up_widths)} times"
+            )
+        if (self.slices is None) != (self.targets is None):
+            raise ValueError("slices and targets go together: give both or neither")
+        if self.slices is not None and (
+            len(self.slices) != len(REGION_NAMES)
+            or any(not 0 <= lo < hi <= e.structure_channels for lo, hi in self.slices)
+        ):
+            raise ValueError(
+                f"slices {self.slices} do not name channels (first, last + 1) of a "
+                f"{e.structure_channels}-channel structure for {', '.join(REGION_NAMES)}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype {self.dtype!r}: choose float32 or bfloat16")
+
+
+@struct.dataclass
+class Autoencoder:
+    """An encoder's and a decoder's parameters with their (static) configuration."""
+
+    encoder: Params
+    decoder: Params
+    config: AutoencoderConfig = struct.field(pytree_node=False)
+
+    def encode(
+        self, images: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B h w C"], Float[Array, "B S"]]:
+        """Structure and style of images in [-1, 1], each of unit length over its channels.
+
+        Raises:
+          ValueError: images of a shape, size or dtype the encoder cannot read.
+        """
+        check_images(images, self.config.encoder)
+        module = Encoder(self.config.encoder, jnp.dtype(self.config.dtype))
+        return module.apply({"params": self.encoder}, images)
+
+    def decode(
+        self,
+        structure: Float[Array, "B h w C"],
+        style: Float[Array, "B S"],
+        noise: NoiseMaps | None = None,
+    ) -> Float[Array, "B H W 3"]:
+        """Image of a structure and a style, without noise unless maps of it are given."""
+        module = Decoder(self.config.decoder, jnp.dtype(self.config.dtype))
+        return module.apply({"params": self.decoder}, structure, style, noise)
+
+    def decode_branches(
+        self,
+        structure: Float[Array, "B h w C"],
+        style: Float[Array, "B S"],
+        channel_masks: Float[Array, "K C"],
+        noise: NoiseMaps | None = None,
+    ) -> Float[Array, "B K H W 3"]:
+        """Siamese decoding: one decoder over an axis of differently masked structures (Eq. 2).
+
+        Args:
+          structure, style: codes of the images.
+          channel_masks: 0/1, which structure channels each of the K branches keeps.
+          noise: noise maps for the B * K decodes, those of one image next to each other.
+        """
+        batch, branches = structure.shape[0], channel_masks.shape[0]
+        masked = structure[:, None] * channel_masks[:, None, None, :]
+        images = self.decode(
+            masked.reshape(batch * branches, *structure.shape[1:]),
+            jnp.repeat(style, branches, axis=0),
+            noise,
+        )
+        return images.reshape(batch, branches, *images.shape[1:])
+
+    def region_masks(
+        self, images: Float[Array, "B H W 3"], regions: Sequence[int]
+    ) -> Float[Array, "B H W R"]:
+        """Hard masks in {0, 1} of the regions at these positions, each from its own slice."""
+        structure, style = self.encode(images)
+        channel_masks = slice_masks(self.config.slices, structure.shape[-1])[list(regions)]
+        decoded = self.decode_branches(structure, style, jnp.asarray(channel_masks))
+        threshold = 0.0 if self.config.targets == "masks" else -0.9
+        brightness = jnp.mean(decoded, axis=-1)
+        return jnp.moveaxis((brightness > threshold).astype(jnp.float32), 1, -1)
+
+
+@struct.dataclass
+class L2SAE:
+    """The Latents2Semantics Autoencoder: an immutable pytree.
+
+    Attributes:
+      smn: restyles whole images; None in a model that only segments.
+      smpn: predicts region masks; None where the SMN was trained jointly, or in a model converted
+        from an SMN alone.
+    """
+
+    smn: Autoencoder | None
+    smpn: Autoencoder | None = None
+
+    @property
+    def restyler(self) -> Autoencoder:
+        """The network that encodes, restyles and decodes whole images.
+
+        Raises:
+          ValueError: the model has no SMN.
+        """
+        if self.smn is None:
+            raise ValueError("this model has no SMN, so it can segment but not restyle images")
+        return self.smn
+
+    @property
+    def segmenter(self) -> Autoencoder:
+        """The network whose sliced decodes show the regions.
+
+        Raises:
+          ValueError: the model has no network trained on region slices.
+        """
+        if self.smpn is not None:
+            return self.smpn
+        if self.smn is not None and self.smn.config.slices is not None:
+            return self.smn
+        raise ValueError(
+            "this model has no SMPN, so it cannot predict region masks: convert one with --smpn"
+        )
+
+
+def sample_keys(key: Key[Array, ""] | Key[Array, " B"], batch: int) -> Key[Array, " B"]:
+    """One key a sample: a single key serves all alike, so no sample depends on its neighbours.
+
+    Raises:
+      ValueError: neither a single key nor one for each of the `batch` samples.
+    """
+    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.shape not in ((), (batch,)):
+        raise ValueError(f"keys of shape {key.shape}: give one key, or one for each of {batch}")
+    return jnp.broadcast_to(key, (batch,))
+
+
+def check_images(images: Float[Array, "B H W 3"], encoder: EncoderConfig) -> None:
+    """Raises ValueError, naming what is wrong, unless `encoder` can read `images`."""
+    shape = jnp.shape(images)
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"images of shape {shape}: expected [batch, height, width, 3]")
+    if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+        raise ValueError(
+            f"images of dtype {jnp.result_type(images)}: expected floats in [-1, 1], "
+            "for uint8 pixels x / 127.5 - 1"
+        )
+    step, smallest = encoder.downsampling, encoder.smallest_image
+    for name, size in zip(("height", "width"), shape[1:3], strict=True):
+        if size % step or size < smallest:
+            raise ValueError(
+                f"image {name} {size}: this network reads multiples of {step} from {smallest} up"
+            )
+
+
+def encode(
+    model: L2SAE, images: Float[Array, "B H W 3"]
+) -> tuple[Float[Array, "B h w C"], Float[Array, "B S"]]:
+    """Structure and style of images by the SMN.
+
+    Args:
+      model: a model with an SMN.
+      images: float images in [-1, 1].
+
+    Returns:
+      The structure `[B, h, w, C]` and the style `[B, S]`, of unit length over their channels.
+
+    Raises:
+      ValueError: no SMN, or images it cannot read.
+    """
+    return model.restyler.encode(images)
+
+
+def decode(
+    model: L2SAE,
+    structure: Float[Array, "B h w C"],
+    style: Float[Array, "B S"],
+    key: Key[Array, ""] | Key[Array, " B"] | None = None,
+) -> Float[Array, "B H W 3"]:
+    """Image of a structure and a style by the SMN.
+
+    Args:
+      model: a model with an SMN.
+      structure, style: codes as `encode` returns them; the decoder rescales them to unit length.
+      key: adds the decoder's noise maps; one key serves every sample alike, or give one a sample.
+
+    Returns:
+      Images in about [-1, 1]: the decoder has no output activation.
+
+    Raises:
+      ValueError: no SMN.
+    """
+    noise = None
+    if key is not None:
+        keys = sample_keys(key, structure.shape[0])
+        noise = sample_noise(model.restyler.config.decoder, keys, *structure.shape[1:3])
+    return model.restyler.decode(structure, style, noise)

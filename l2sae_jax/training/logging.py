@@ -1,0 +1,131 @@
+"""What a run writes down: scalars as TensorBoard events and JSON lines, pictures as PNG grids."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import metrics
+from jaxtyping import Float
+
+from l2sae_jax.data.images import write_png
+from l2sae_jax.model import Autoencoder
+from l2sae_jax.objectives import Objective
+from l2sae_jax.regions import REGIONS, region_masks
+from l2sae_jax.training.steps import to_float
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class ScalarLog:
+    """Appends scalars to `metrics.jsonl` and to TensorBoard event files in a workdir.
+
+    Lines of steps after `first_step`, left by a run that was killed after its last checkpoint, are
+    dropped, so that a resumed run leaves the file an uninterrupted one would.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        from tensorboardX import SummaryWriter  # takes two seconds, and only training needs it
+
+        self._path = workdir / METRICS_FILE
+        if self._path.exists():
+            lines = [
+                line for line in self._path.read_text().splitlines() if _step(line) is not None
+            ]
+            kept = [line for line in lines if _step(line) <= first_step]
+            self._path.write_text("".join(line + "\n" for line in kept))
+        self._writer = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
+
+    def write(self, step: int, images: int, scalars: Mapping[str, float]) -> None:
+        """Notes scalars at a step."""
+        line = json.dumps({"step": step, "images": images, **scalars})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _step(line: str) -> int | None:
+    """The step of a log line; None for one cut off by a kill."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class Averages:
+    """Running means of the loss terms between two log lines.
+
+    The kinds of step have different terms, so each set of names has a collection of its own.
+    """
+
+    def __init__(self):
+        self._classes: dict[tuple[str, ...], type[metrics.Collection]] = {}
+        self._seen: dict[tuple[str, ...], metrics.Collection] = {}
+
+    def add(self, terms: Mapping[str, float]) -> None:
+        """Adds one step's terms."""
+        names = tuple(sorted(terms))
+        if names not in self._classes:
+            means = {name: metrics.Average.from_output(name) for name in names}
+            self._classes[names] = metrics.Collection.create(**means)
+        update = self._classes[names].single_from_model_output(**terms)
+        seen = self._seen.get(names)
+        self._seen[names] = update if seen is None else seen.merge(update)
+
+    def pop(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {
+            name: float(value)
+            for collection in self._seen.values()
+            for name, value in collection.compute().items()
+        }
+        self._seen.clear()
+        return means
+
+
+def write_grid(path: Path, rows: np.ndarray) -> None:
+    """Writes `[rows, columns, H, W, 3]` float images in [-1, 1] as one PNG."""
+    rows = np.asarray(rows)
+    pixels = np.clip(np.rint((rows + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    n, m, height, width, _ = pixels.shape
+    write_png(path, pixels.transpose(0, 2, 1, 3, 4).reshape(n * height, m * width, 3))
+
+
+def make_grid_step(objective: Objective):
+    """A jitted `(generator parameters, batch) -> [rows, B, H, W, 3]` picture of what is learnt.
+
+    Rows: the input; where whole images are decoded, its reconstruction and the mix of neighbours;
+    where there are slices, the labels and the predicted masks in the regions' colours.
+    """
+    colours = np.asarray([region.colour for region in REGIONS], np.float32) / 127.5 - 1.0
+    autoencoder = objective.autoencoder
+
+    def paint(masks: Float[jax.Array, "B H W R"]):
+        # Later regions lie on top: lips over skin.
+        picture = -np.ones((1, 1, 1, 3), np.float32)
+        for region in range(len(REGIONS)):
+            inside = masks[..., region, None]
+            picture = inside * colours[region] + (1.0 - inside) * picture
+        return picture
+
+    def step(generator, batch):
+        model = Autoencoder(**generator, config=autoencoder)
+        images = to_float(batch["image"])
+        rows = [images]
+        if objective.config.kind != "smpn":
+            structure, style = model.encode(images)
+            rows.append(model.decode(structure, style))
+            swapped = jax.numpy.roll(style, 1, axis=0)
+            rows.append(model.decode(structure, swapped))
+        if autoencoder.slices is not None:
+            rows.append(paint(region_masks(batch["labels"])))
+            rows.append(paint(model.region_masks(images, range(len(REGIONS)))))
+        return jax.numpy.stack(rows)
+
+    return jax.jit(step)

@@ -1,0 +1,131 @@
+"""The jitted steps: one for each kind of update, and one for validation."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key, UInt8
+
+from l2sae_jax.model import Autoencoder
+from l2sae_jax.objectives import Losses, Objective, branch_targets, total
+from l2sae_jax.regions import REGIONS, region_masks
+from l2sae_jax.training.state import Optimizers, TrainState, moving_average
+
+Kind = Literal["generator", "discriminator", "penalty"]
+Batch = dict[str, UInt8[Array, "B H W *C"]]
+Terms = dict[str, Float[Array, ""]]
+Step = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Terms]]
+
+# What each kind of step draws crops for, in the order of the objective's functions.
+_CROP_CALLS = {"generator": 2, "discriminator": 3, "penalty": 2}
+
+
+def kinds_of_step(step: int, objective: Objective) -> tuple[Kind, ...]:
+    """What batch number `step` trains: discriminators and autoencoder in turn.
+
+    Every `r1_every`-th discriminator batch also takes a gradient penalty step.
+    """
+    if not objective.config.adversarial or step % 2:
+        return ("generator",)
+    penalised = (step // 2) % objective.config.r1_every == 0
+    return ("discriminator", "penalty") if penalised else ("discriminator",)
+
+
+def to_float(images: UInt8[Array, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
+    """Pixels from [0, 255] to [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def make_step(
+    kind: Kind, objective: Objective, optimizers: Optimizers, average_decay: float | None
+) -> Step:
+    """A jitted update: `(state, batch, key) -> (state, terms)`.
+
+    The state is donated. `terms` holds the mean of every loss term and the norm of the gradient
+    of every network trained.
+    """
+    cfg = objective.config
+
+    def losses(trained, state: TrainState, images, targets, draws) -> Losses:
+        params = state.generator | state.discriminator | trained
+        if kind == "generator":
+            return objective.generator_losses(params, images, targets, draws)
+        if kind == "discriminator":
+            return objective.discriminator_losses(params, images, targets, draws)
+        return objective.gradient_penalty(params, targets, draws.crops)
+
+    def step(state: TrainState, batch: Batch, key: Key[Array, ""]):
+        images = to_float(batch["image"])
+        targets = branch_targets(cfg, images, batch["labels"])
+        scale = objective.autoencoder.encoder.downsampling
+        grid = (images.shape[1] // scale, images.shape[2] // scale)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
+        draws = objective.draws(keys, grid, _CROP_CALLS[kind])
+
+        def loss(trained):
+            parts = losses(trained, state, images, targets, draws)
+            # A lazy penalty stands for the steps without one.
+            weight = cfg.r1_every if kind == "penalty" else 1
+            return weight * total(parts), parts
+
+        side = "generator" if kind == "generator" else "discriminator"
+        trained = getattr(state, side)
+        gradients, parts = jax.grad(loss, has_aux=True)(trained)
+        updates, optimizer_state = getattr(optimizers, side).update(
+            gradients, getattr(state, f"{side}_optimizer"), trained
+        )
+        trained = optax.apply_updates(trained, updates)
+        state = state.replace(**{side: trained, f"{side}_optimizer": optimizer_state})
+        if kind != "penalty":
+            state = state.replace(step=state.step + 1)
+        if kind == "generator" and average_decay is not None:
+            average = moving_average(state.average, trained, average_decay, state.step)
+            state = state.replace(average=average)
+        terms = {name: jnp.mean(part) for name, part in parts.items()}
+        norms = {
+            f"gradient_{kind}_{name}": optax.global_norm(tree) for name, tree in gradients.items()
+        }
+        return state, terms | norms
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_validation_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Array]]:
+    """A jitted `(generator parameters, batch) -> sums` that `summarise_validation` turns to scores.
+
+    Sums over the batch: "count", "l1" of whole-image reconstruction where the network has it, and
+    "intersection" and "union" of each region's mask where it has slices.
+    """
+    autoencoder = objective.autoencoder
+
+    def step(generator, batch):
+        model = Autoencoder(**generator, config=autoencoder)
+        images = to_float(batch["image"])
+        sums = {"count": jnp.asarray(images.shape[0], jnp.float32)}
+        if objective.config.kind != "smpn":
+            error = jnp.abs(model.decode(*model.encode(images)) - images)
+            sums["l1"] = jnp.sum(jnp.mean(error, axis=(1, 2, 3)))
+        if autoencoder.slices is not None:
+            truth = region_masks(batch["labels"])
+            found = model.region_masks(images, range(len(REGIONS)))
+            sums["intersection"] = jnp.sum(found * truth, axis=(0, 1, 2))
+            sums["union"] = jnp.sum(jnp.maximum(found, truth), axis=(0, 1, 2))
+        return sums
+
+    return jax.jit(step)
+
+
+def summarise_validation(sums: dict[str, Any]) -> dict[str, float]:
+    """Scores from summed `make_validation_step` results: mean L1, and IoU of each region."""
+    scores = {}
+    if "l1" in sums:
+        scores["val_l1"] = float(sums["l1"] / sums["count"])
+    if "union" in sums:
+        for i, region in enumerate(REGIONS):
+            union = float(sums["union"][i])
+            scores[f"val_iou_{region.name}"] = float(sums["intersection"][i]) / max(union, 1.0)
+        ious = [scores[f"val_iou_{region.name}"] for region in REGIONS]
+        scores["val_iou_mean"] = sum(ious) / len(ious)
+    return scores

@@ -1,0 +1,308 @@
+"""Edits are Algorithm 1, and behave as pure functions should: jitted, in batches, one by one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import tiny_architecture
+
+import l2sae_jax as l2
+from l2sae_jax.matting import blend
+from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
+from l2sae_jax.regions import DEFAULT_SLICES, REGION_NAMES, region_indices
+
+ARCHITECTURE = tiny_architecture(image_discriminator=None, patch_discriminator=None)
+KEY = jax.random.key(7)
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
+
+EDITS = {
+    "edit": lambda model, images, **options: l2.edit(model, images, KEY, **options),
+    "swap": lambda model, images, **options: l2.swap(model, images, IMAGES[:1], **options),
+    "edit_structure": lambda model, images, **options: l2.edit_structure(
+        model, images, KEY, **options
+    ),
+}
+each_edit = pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+
+
+def autoencoder(seed: int, **config) -> Autoencoder:
+    """A network of random parameters; `config` says what its slices show."""
+    generator = np.random.default_rng(seed)
+    parameters = jax.tree.map(
+        lambda leaf: generator.standard_normal(leaf.shape, np.float32),
+        ARCHITECTURE.parameter_shapes(),
+    )
+    networks = ARCHITECTURE.encoder, ARCHITECTURE.decoder
+    return Autoencoder(**parameters, config=AutoencoderConfig(*networks, image_size=32, **config))
+
+
+SMN = autoencoder(0)
+MODEL = L2SAE(SMN, autoencoder(1, slices=DEFAULT_SLICES, targets="masks"))
+JOINT = L2SAE(autoencoder(2, slices=DEFAULT_SLICES, targets="appearance"))
+
+
+def masks_of(images=IMAGES, model=MODEL) -> np.ndarray:
+    return np.asarray(l2.segment(model, images))
+
+
+def through_masks(changed, regions, mode="paper", model=MODEL):
+    """Algorithm 2 of an edit whose whole-image result is known."""
+    mask = masks_of(model=model)[..., list(region_indices(regions))].max(axis=-1, keepdims=True)
+    return blend(IMAGES, jnp.clip(changed, -1, 1), mask, mode)
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def noise(shape):
+    """The noise every sample gets from `KEY`."""
+    return jax.random.normal(KEY, shape[1:])
+
+
+# ---------------------------------------------------------------------------------------------
+# What the edits are.
+
+
+def test_these_networks_give_masks_worth_testing_with():
+    for model in (MODEL, JOINT):
+        masks = masks_of(model=model)
+        assert masks.shape == (3, 32, 32, 5) and set(np.unique(masks)) == {0.0, 1.0}
+        share = masks[..., :2].mean(axis=(0, 1, 2))
+        assert (0.05 < share).all() and (share < 0.95).all()
+
+
+@pytest.mark.parametrize("mode", ["paper", "local"])
+def test_edit_is_algorithm_1(mode):
+    structure, style = l2.encode(MODEL, IMAGES)
+    restyled = l2.decode(MODEL, structure, style + 0.6 * noise(style.shape))
+    edited = l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.6, mode)
+    assert_close(edited, through_masks(restyled, ("hair",), mode))
+
+
+def test_swap_mixes_styles():
+    structure, style = l2.encode(MODEL, IMAGES)
+    other = jnp.roll(style, 1, axis=0)
+    swapped = l2.swap(MODEL, IMAGES, np.roll(IMAGES, 1, axis=0), ("hair",), amount=0.3)
+    expected = l2.decode(MODEL, structure, 0.7 * style + 0.3 * other)
+    assert_close(swapped, through_masks(expected, ("hair",)))
+
+
+def test_structure_edit_disturbs_the_whole_structure_of_a_plain_network():
+    structure, style = l2.encode(MODEL, IMAGES)
+    reshaped = l2.decode(MODEL, structure + 0.3 * noise(structure.shape), style)
+    moved = l2.edit_structure(MODEL, IMAGES, KEY, ("hair",), 0.3)
+    assert_close(moved, through_masks(reshaped, ("hair",)))
+
+
+def test_structure_edit_disturbs_only_the_slices_of_a_joint_network():
+    structure, style = l2.encode(JOINT, IMAGES)
+    inside = np.zeros(8, np.float32)
+    inside[[0, 1, 7]] = 1.0  # hair and lips
+    reshaped = l2.decode(JOINT, structure + 0.3 * inside * noise(structure.shape), style)
+    moved = l2.edit_structure(JOINT, IMAGES, KEY, ("hair", "lips"), 0.3)
+    assert_close(moved, through_masks(reshaped, ("hair", "lips"), model=JOINT))
+
+
+def test_strength_0_and_amount_0_reconstruct_through_the_matte():
+    expected = through_masks(l2.decode(MODEL, *l2.encode(MODEL, IMAGES)), ("hair",))
+    assert_close(l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.0), expected)
+    assert_close(l2.edit_structure(MODEL, IMAGES, KEY, ("hair",), 0.0), expected)
+    assert_close(l2.swap(MODEL, IMAGES, IMAGES[:1], ("hair",), 0.0), expected)
+
+
+def test_regions_are_joined_by_maximum():
+    hair, skin = (
+        np.asarray(l2.edit(MODEL, IMAGES, KEY, (name,), 0.6, "local")) for name in ("hair", "skin")
+    )
+    both = np.asarray(l2.edit(MODEL, IMAGES, KEY, ("hair", "skin"), 0.6, "local"))
+    masks = masks_of()
+    # Within a mask's interior the matte is 1, whichever of the regions it belongs to.
+    for single, mask in ((hair, masks[..., 0]), (skin, masks[..., 1])):
+        padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        near = [padded[:, i : i + 32, j : j + 32] for i in range(3) for j in range(3)]
+        interior = np.min(near, axis=0) == 1
+        assert interior.any()
+        assert_close(both[interior], single[interior])
+    np.testing.assert_array_equal(l2.edit(MODEL, IMAGES, KEY, ("skin", "hair"), 0.6, "local"), both)
+
+
+@each_edit
+def test_local_leaves_pixels_outside_the_matte_bit_for_bit(edit):
+    padded = np.pad(masks_of()[..., 0], ((0, 0), (1, 1), (1, 1)), mode="edge")
+    near = [padded[:, i : i + 32, j : j + 32] for i in range(3) for j in range(3)]
+    outside = np.max(near, axis=0) == 0
+    edited = np.asarray(edit(MODEL, IMAGES, regions=("hair",), blend="local"))
+    assert outside.any()
+    np.testing.assert_array_equal(edited[outside], IMAGES[outside])
+    assert (edited[~outside] != IMAGES[~outside]).mean() > 0.9
+
+
+# ---------------------------------------------------------------------------------------------
+# How they may be called.
+
+
+@each_edit
+def test_jitted_as_eager(edit):
+    jitted = jax.jit(functools.partial(edit, regions=("hair",)))
+    assert_close(jitted(MODEL, IMAGES), edit(MODEL, IMAGES, regions=("hair",)))
+
+
+def test_jitted_with_static_regions_and_blend():
+    jitted = jax.jit(l2.edit, static_argnames=("regions", "blend"))
+    found = jitted(MODEL, IMAGES, KEY, regions=("hair",), strength=0.4, blend="local")
+    assert_close(found, l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.4, "local"))
+
+
+def test_nothing_but_the_speed_depends_on_jit():
+    jitted = l2.edit(MODEL, IMAGES[:1], KEY, ("hair",))
+    with jax.disable_jit():
+        assert_close(l2.edit(MODEL, IMAGES[:1], KEY, ("hair",)), jitted)
+
+
+@each_edit
+def test_a_batch_as_one_by_one(edit):
+    together = edit(MODEL, IMAGES, regions=("hair",))
+    for i in range(len(IMAGES)):
+        assert_close(edit(MODEL, IMAGES[i : i + 1], regions=("hair",)), together[i : i + 1])
+
+
+def test_segmentation_of_a_batch_as_one_by_one():
+    alone = [masks_of(IMAGES[i : i + 1])[0] for i in range(len(IMAGES))]
+    np.testing.assert_array_equal(masks_of(), np.stack(alone))
+
+
+def test_one_key_a_sample_is_that_samples_key():
+    keys = jax.random.split(KEY, 3)
+    together = l2.edit(MODEL, IMAGES, keys)
+    for i in range(3):
+        assert_close(l2.edit(MODEL, IMAGES[i : i + 1], keys[i]), together[i : i + 1])
+
+
+def test_keys_may_be_typed_or_raw():
+    typed, raw = jax.random.key(3), jax.random.PRNGKey(3)
+    np.testing.assert_array_equal(l2.edit(MODEL, IMAGES, raw), l2.edit(MODEL, IMAGES, typed))
+    np.testing.assert_array_equal(
+        l2.edit(MODEL, IMAGES, jax.random.split(raw, 3)),
+        l2.edit(MODEL, IMAGES, jax.random.split(typed, 3)),
+    )
+
+
+def test_other_keys_and_strengths_give_other_edits():
+    edits = [
+        l2.edit(MODEL, IMAGES, jax.random.key(seed), strength=strength)
+        for seed, strength in ((0, 0.6), (1, 0.6), (0, 0.3))
+    ]
+    for i in range(3):
+        assert np.abs(edits[i] - edits[i - 1]).max() > 0.01
+
+
+def test_regions_may_be_a_list_or_a_tuple():
+    np.testing.assert_array_equal(
+        l2.edit(MODEL, IMAGES, KEY, ["hair"]), l2.edit(MODEL, IMAGES, KEY, ("hair",))
+    )
+
+
+def test_swap_takes_one_reference_or_one_each():
+    one = l2.swap(MODEL, IMAGES, IMAGES[:1], ("hair",))
+    each = l2.swap(MODEL, IMAGES, np.repeat(IMAGES[:1], 3, axis=0), ("hair",))
+    assert_close(one, each)
+
+
+def test_gradients_reach_pixels_strength_and_parameters():
+    def loss(model, images, strength):
+        return jnp.sum(jnp.square(l2.edit(model, images, KEY, ("hair",), strength)))
+
+    of_model, of_images, of_strength = jax.grad(loss, argnums=(0, 1, 2))(MODEL, IMAGES, 0.6)
+    for gradient in (*jax.tree.leaves(of_model.smn), of_images, of_strength):
+        assert np.isfinite(gradient).all()
+    for gradient in (of_model.smn.decoder["to_rgb"]["bias"], of_images, of_strength):
+        assert np.abs(gradient).max() > 0
+    assert all((gradient == 0).all() for gradient in jax.tree.leaves(of_model.smpn))  # hard masks
+
+
+def test_vmap_over_keys():
+    keys = jax.random.split(KEY, 2)
+    mapped = jax.vmap(lambda key: l2.edit(MODEL, IMAGES, key, ("hair",)))(keys)
+    for key, edited in zip(keys, mapped, strict=True):
+        assert_close(edited, l2.edit(MODEL, IMAGES, key, ("hair",)))
+
+
+@each_edit
+def test_images_need_not_be_square(edit):
+    wide = np.concatenate([IMAGES, IMAGES[:, :, ::-1]], axis=2)
+    assert edit(MODEL, wide, regions=("hair",)).shape == (3, 32, 64, 3)
+
+
+# ---------------------------------------------------------------------------------------------
+# What they refuse, in one line.
+
+
+@each_edit
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"regions": ("hare",)}, "unknown region 'hare': choose from hair, skin, nose, eyes, lips"),
+        (
+            {"regions": "hair"},
+            r"regions must be a tuple of names such as \('hair',\), not a string",
+        ),
+        ({"regions": ()}, "no region named: choose from hair, skin, nose, eyes, lips"),
+        ({"regions": ("hair", "hair")}, "a region is named twice in hair, hair"),
+        ({"blend": "soft"}, "unknown blend 'soft': choose from paper, local"),
+    ],
+)
+def test_wrong_options_are_named(edit, options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        edit(MODEL, IMAGES, **options)
+
+
+@pytest.mark.parametrize("edit", [*EDITS.values(), l2.segment], ids=[*EDITS, "segment"])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            np.zeros((1, 32, 32, 3), np.uint8),
+            "images of dtype uint8: expected floats in .* x / 127.5",
+        ),
+        (np.zeros((1, 34, 32, 3), np.float32), "image height 34: .* multiples of 4 from 28 up"),
+        (np.zeros((1, 32, 24, 3), np.float32), "image width 24: .* multiples of 4 from 28 up"),
+        (
+            np.zeros((32, 32, 3), np.float32),
+            "images of shape .*: expected .batch, height, width, 3.",
+        ),
+        (np.zeros((1, 32, 32, 4), np.float32), "images of shape .*: expected"),
+    ],
+    ids=["uint8", "height", "width", "no batch", "channels"],
+)
+def test_images_it_cannot_read_are_refused(edit, images, message):
+    with pytest.raises(ValueError, match=f"^{message}.*$"):
+        edit(MODEL, images)
+
+
+def test_numbers_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="^2 style images for 3 images: give one, or one for each"):
+        l2.swap(MODEL, IMAGES, IMAGES[:2])
+    with pytest.raises(
+        ValueError, match=r"^keys of shape \(2,\): give one key, or one for each of 3"
+    ):
+        l2.edit(MODEL, IMAGES, jax.random.split(KEY, 2))
+
+
+@each_edit
+def test_without_an_smpn_whole_images_work_and_regions_do_not(edit):
+    model = L2SAE(SMN)
+    assert l2.decode(model, *l2.encode(model, IMAGES)).shape == IMAGES.shape
+    for function in (edit, l2.segment):
+        with pytest.raises(ValueError, match="^this model has no SMPN, so .*$"):
+            function(model, IMAGES)
+
+
+@each_edit
+def test_without_an_smn_only_segmentation_works(edit):
+    model = L2SAE(None, MODEL.smpn)
+    assert l2.segment(model, IMAGES).shape[-1] == len(REGION_NAMES)
+    with pytest.raises(ValueError, match="^this model has no SMN, so .*$"):
+        edit(model, IMAGES)

@@ -1,0 +1,223 @@
+"""Every loss, its gradients and an Adam step agree with the PyTorch originals."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+from agreement import L2S_128, SMALL_64, figures, noise_maps, parameters
+
+from l2sae_jax.convert import entry_table
+from l2sae_jax.model import Autoencoder, AutoencoderConfig
+from l2sae_jax.objectives import (
+    Crops,
+    Draws,
+    Objective,
+    ObjectiveConfig,
+    branch_targets,
+    make_branches,
+    sample_crops,
+    take_crops,
+    total,
+)
+from l2sae_jax.regions import DEFAULT_SLICES, PART_LABELS
+from l2sae_jax.training.state import make_optimizers
+
+STEPS = {
+    "D": ("discriminator_losses", 3, "discriminator"),
+    "R1": ("gradient_penalty", 2, "discriminator"),
+    "G": ("generator_losses", 2, "generator"),
+}
+
+
+def crops_of(arrays, step, calls, branches, batch):
+    """The crops of a step: each branch makes all its calls before the next branch."""
+
+    def call(c, field):
+        stacked = [arrays[f"{step}/crop{k * calls + c}_{field}"] for k in range(branches)]
+        return np.stack([x.reshape(batch, -1, *x.shape[1:]) for x in stacked], axis=1)
+
+    return tuple(
+        Crops(*(jnp.asarray(call(c, field)) for field in Crops._fields)) for c in range(calls)
+    )
+
+
+def evaluate(objective, params, arrays, targets, noise, step):
+    """Loss terms of a step and the gradients of their total, for all four networks."""
+    function, calls, _ = STEPS[step]
+    images = jnp.asarray(arrays["image"])
+    crops = crops_of(arrays, step, calls, targets.shape[1], len(images))
+
+    def loss(params):
+        if step == "R1":
+            terms = objective.gradient_penalty(params, targets, crops)
+        else:
+            terms = getattr(objective, function)(params, images, targets, Draws(noise, crops))
+        return total(terms), terms
+
+    gradients, terms = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return terms, gradients
+
+
+def lookup(tree, path):
+    for part in path:
+        tree = tree[part]
+    return np.asarray(tree)
+
+
+def assert_gradient_norms(gradients, architecture, arrays, step, scale):
+    checked = 0
+    for name, entry in entry_table(architecture).items():
+        expected = arrays.get(f"{step}/gradnorm/{name}")
+        if expected is not None and expected > 1e-6:
+            ours = np.linalg.norm(scale * lookup(gradients, entry.path).astype(np.float64))
+            assert ours == pytest.approx(expected, rel=1e-3), name
+            checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize("step", ["D", "R1", "G"])
+def test_losses_gradients_and_adam_of_the_smn(step):
+    arrays = figures("losses_64")
+    objective = Objective(
+        ObjectiveConfig(crops=4),
+        AutoencoderConfig(SMALL_64.encoder, SMALL_64.decoder, 64),
+        SMALL_64,
+    )
+    params = parameters(SMALL_64)
+    targets = jnp.asarray(arrays["image"])[:, None]
+    noise = noise_maps(figures("forward_64"))
+    with jax.default_matmul_precision("highest"):
+        terms, gradients = evaluate(objective, params, arrays, targets, noise, step)
+    for name, term in terms.items():
+        np.testing.assert_allclose(term, arrays[f"{step}/loss/{name}"], rtol=1e-5)
+
+    lazy = 16 if step == "R1" else 1
+    assert_gradient_norms(gradients, SMALL_64, arrays, step, lazy)
+
+    config = ml_collections.ConfigDict(
+        {"optimizer": {"learning_rate": 2e-3, "b1": 0.0, "b2": 0.99}}
+    )
+    optimizer = getattr(make_optimizers(config, objective.config), STEPS[step][2])
+    stepped = [key for key in arrays if key.startswith(f"{step}/stepped/")]
+    assert len(stepped) >= 4
+    for key in stepped:
+        entry = entry_table(SMALL_64)[key.split("/")[-1]]
+        values, gradient = lookup(params, entry.path), lazy * lookup(gradients, entry.path)
+        updates, _ = optimizer.update(gradient, optimizer.init(values), values)
+        ours = entry.to_torch(np.asarray(optax.apply_updates(values, updates)))
+        np.testing.assert_allclose(ours, arrays[key], atol=2e-4)
+
+
+@pytest.mark.parametrize("step", ["D", "R1", "G"])
+def test_sliced_losses_and_gradients(step):
+    arrays = figures("l2s_128")
+    objective = Objective(
+        ObjectiveConfig(kind="smpn", crops=2),
+        AutoencoderConfig(L2S_128.encoder, L2S_128.decoder, 128, DEFAULT_SLICES, "masks"),
+        L2S_128,
+    )
+    params = parameters(L2S_128)
+    targets = np.full((2, 5, 128, 128, 3), -1, np.float32)
+    for i, (top, bottom, left, right) in enumerate(arrays["boxes"]):
+        targets[:, i, top:bottom, left:right] = arrays["image"][:, top:bottom, left:right]
+    with jax.default_matmul_precision("highest"):
+        terms, gradients = evaluate(
+            objective, params, arrays, jnp.asarray(targets), noise_maps(arrays), step
+        )
+    for name, term in terms.items():
+        expected = arrays["R1/total" if step == "R1" else f"{step}/loss/{name}"]
+        np.testing.assert_allclose(term, expected, rtol=1e-5)
+    if step != "R1":
+        assert_gradient_norms(gradients, L2S_128, arrays, step, 1)
+
+
+def test_slices_of_the_128_pixel_model():
+    arrays = figures("l2s_128")
+    params = parameters(L2S_128)
+    autoencoder = AutoencoderConfig(L2S_128.encoder, L2S_128.decoder, 128, DEFAULT_SLICES, "masks")
+    with jax.default_matmul_precision("highest"):
+        model = Autoencoder(params["encoder"], params["decoder"], autoencoder)
+        structure, style = jax.jit(Autoencoder.encode)(model, arrays["image"])
+        decode = jax.jit(Autoencoder.decode_branches)
+        masks = make_branches(ObjectiveConfig("smpn"), autoencoder).channel_masks
+        decoded = decode(model, structure, style, masks, noise_maps(arrays))
+        np.testing.assert_allclose(structure, arrays["structure"], atol=2e-5)
+        np.testing.assert_allclose(style, arrays["style"], atol=2e-5)
+        for i in range(5):
+            ours = decoded[:, i, ::4, ::4]
+            np.testing.assert_allclose(ours, arrays[f"decode_roi{i}"], atol=2e-5)
+
+
+# What the branches are ---------------------------------------------------------------------------
+
+
+def config_with_slices():
+    return AutoencoderConfig(SMALL_64.encoder, SMALL_64.decoder, 64, DEFAULT_SLICES, "masks")
+
+
+def test_branches_of_the_three_objectives():
+    autoencoder = config_with_slices()
+    for kind, count in (("smn", 1), ("smpn", 5), ("joint", 6)):
+        branches = make_branches(ObjectiveConfig(kind=kind), autoencoder)
+        assert branches.channel_masks.shape == (count, 8)
+        assert branches.weights.sum() == pytest.approx(1)
+        np.testing.assert_array_equal(branches.gains, 1)
+    joint = make_branches(ObjectiveConfig(kind="joint"), autoencoder)
+    np.testing.assert_allclose(joint.weights, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    np.testing.assert_array_equal(joint.channel_masks[0], 1)
+    np.testing.assert_array_equal(joint.channel_masks[1:].sum(axis=0), 1)
+
+
+def test_targets_of_the_three_objectives():
+    images = jnp.full((1, 4, 4, 3), 0.25)
+    labels = np.zeros((1, 4, 4), np.uint8)
+    labels[0, 0, 0], labels[0, 1, 1] = PART_LABELS["hair"], PART_LABELS["u_lip"]
+    smn = branch_targets(ObjectiveConfig(), images, labels)
+    np.testing.assert_array_equal(smn, images[:, None])
+
+    masks = np.asarray(branch_targets(ObjectiveConfig(kind="smpn"), images, labels))
+    assert masks.shape == (1, 5, 4, 4, 3)
+    assert masks[0, 0, 0, 0].tolist() == [1, 1, 1] and masks[0, 4, 1, 1].tolist() == [1, 1, 1]
+    assert (masks == 1).sum() == 6
+
+    joint = np.asarray(branch_targets(ObjectiveConfig(kind="joint"), images, labels))
+    np.testing.assert_array_equal(joint[:, 0], images)
+    assert joint[0, 1, 0, 0].tolist() == [0.25] * 3
+    assert (joint[:, 1:] == 0.25).sum() == 6 and (joint[:, 1:] == -1).sum() == 5 * 48 - 6
+
+
+def test_balanced_l1_weighs_pixels_inside_a_small_region_more():
+    shares = (0.5, 0.5, 0.02, 0.01, 0.01)
+    branches = make_branches(ObjectiveConfig("smpn", region_shares=shares), config_with_slices())
+    np.testing.assert_allclose(branches.gains, [1, 1, 7, 99**0.5, 99**0.5], rtol=1e-6)
+
+
+# What is random ----------------------------------------------------------------------------------
+
+
+def test_crops_lie_inside_and_vary():
+    config = ObjectiveConfig(crops=64)
+    crops = sample_crops(jax.random.key(0), config)
+    assert set(np.unique(crops.flip)) == {-1.0, 1.0}
+    assert (crops.scale >= 1 / 8).all() and (crops.scale <= 1 / 4).all()
+    assert (np.abs(crops.offset) + crops.scale <= 1.0 + 1e-6).all()
+    ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 32)[None, :, None], (32, 32, 3))
+    patches = np.asarray(take_crops(ramp, crops, 8))
+    mirrored = patches[:, :, 0].mean(axis=(1, 2)) > patches[:, :, -1].mean(axis=(1, 2))
+    np.testing.assert_array_equal(mirrored, crops.flip < 0)
+
+
+def test_a_samples_draws_do_not_depend_on_the_batch():
+    objective = Objective(ObjectiveConfig(kind="smpn"), config_with_slices(), SMALL_64)
+    keys = jax.random.split(jax.random.key(0), 8)
+    draw = jax.jit(lambda keys: objective.draws(keys, (8, 8), 2))
+    eight, four = draw(keys), draw(keys[:4])
+    for a, b in zip(eight.crops, four.crops, strict=True):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:4], y), a, b)
+
+
+def test_unknown_objective_is_refused():
+    with pytest.raises(ValueError, match="objective kind 'gan': choose smn, smpn or joint"):
+        ObjectiveConfig(kind="gan")
