@@ -16,6 +16,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pic
 
 
 def main(argv: list[str]) -> None:
+    """Trains; errors end in one line and exit code 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: fields are set as --config.a=b")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

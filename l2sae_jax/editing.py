@@ -1,8 +1,9 @@
 """Editing: Algorithm 1 and what follows from it.
 
-Every function is a pure function of arrays and runs as one jitted computation; inside other jitted
-code `regions` and `blend` are static. No sample depends on its neighbours in the batch: a single key draws one noise for all, so
-an image is edited alike whatever batch it is in. Give one key a sample for different noise.
+Every function is a pure function of arrays and runs as one jitted computation; called from other
+jitted code its `regions` and `blend` are static. No sample depends on its neighbours in the batch:
+a single key draws one noise for all, so an image is edited alike whatever batch it is in. Give one
+key a sample for different noise.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,6 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from l2sae_jax.nn import (
-    Architecture,
     Decoder,
     DecoderConfig,
     Encoder,

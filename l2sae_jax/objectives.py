@@ -195,6 +195,7 @@ class Objective:
 
     @property
     def branches(self) -> Branches:
+        """The decodes this objective compares with targets."""
         return make_branches(self.config, self.autoencoder)
 
     def draws(

@@ -161,7 +161,7 @@ def _inflator(path: Path):
 
 
 def _inflate(path: Path, opener) -> "tempfile._TemporaryFileWrapper":
-    inflated = tempfile.NamedTemporaryFile(prefix="l2sae-", suffix=".tar")
+    inflated = tempfile.NamedTemporaryFile(prefix="l2sae-", suffix=".tar")  # noqa: SIM115
     with opener(path, "rb") as compressed:
         shutil.copyfileobj(compressed, inflated, length=1 << 20)
     inflated.flush()

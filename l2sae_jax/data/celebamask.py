@@ -403,7 +403,7 @@ class CelebAMaskHQ(
 
     name = "celebamask_hq"
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [config_for(size) for size in SIZES]
+    BUILDER_CONFIGS: ClassVar = [config_for(size) for size in SIZES]
     # Only used to find recorded checksums of downloads, of which there are none; looking them up
     # would need `importlib_resources`.
     code_path = None

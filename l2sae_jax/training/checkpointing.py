@@ -15,20 +15,18 @@ from l2sae_jax.training.state import TrainState
 class RunCheckpoints:
     """The checkpoints of a workdir, which thereby is a model directory for `l2sae_jax.load`.
 
-    A checkpoint has four items: "networks", what a user of the model reads; "training", the rest
-    of the state; "pipeline" and "progress", JSON.
+    A checkpoint has three items: "networks", what a user of the model reads; "training", the rest
+    of the state; "pipeline", the place in the data.
     """
 
     def __init__(self, workdir: Path, objective: Objective, keep: int):
         self._kind = "smpn" if objective.config.kind == "smpn" else "smn"
-        write_config(
-            workdir,
-            {
-                "format": FORMAT,
-                self._kind: describe(objective.autoencoder, objective.architecture),
-                "metadata": {"objective": objective.config.kind},
-            },
-        )
+        self._workdir = workdir
+        self._description = {
+            "format": FORMAT,
+            self._kind: describe(objective.autoencoder, objective.architecture),
+            "metadata": {"objective": objective.config.kind},
+        }
         self._manager = ocp.CheckpointManager(
             (workdir / CHECKPOINTS).absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -43,6 +41,7 @@ class RunCheckpoints:
 
     def save(self, step: int, state: TrainState, pipeline: Pipeline) -> None:
         """Saves a run after `step` batches; complete or not at all."""
+        write_config(self._workdir, self._description)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -93,6 +92,7 @@ class RunCheckpoints:
         )
 
     def close(self) -> None:
+        """Waits for what is being written."""
         self._manager.close()
 
     def _networks(self, state: TrainState) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class ScalarLog:
         self._writer.flush()
 
     def close(self) -> None:
+        """Closes the event file."""
         self._writer.close()
 
 

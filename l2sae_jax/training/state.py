@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from l2sae_jax.configuration import from_dict
 from l2sae_jax.model import AutoencoderConfig

@@ -1,0 +1,225 @@
+"""Runs of `configs/smoke.py`: what they write, that they resume, and how they stop."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import l2sae_jax as l2
+from l2sae_jax.training import loop
+from l2sae_jax.training.loop import NotFiniteError, initial_parameters, train_and_evaluate
+from l2sae_jax.training.state import make_objective
+from l2sae_jax.training.steps import kinds_of_step, summarise_validation
+
+ROOT = Path(__file__).parents[2]
+
+
+def smoke_config(kind="smn", **changes):
+    spec = importlib.util.spec_from_file_location("smoke", ROOT / "configs" / "smoke.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(kind)
+    config.images, config.checkpoint_every, config.evaluate_every = 32, 16, 32
+    config.log_every = 8
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def log_lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class Killed(BaseException):
+    """What a kill looks like from within: nothing may catch it."""
+
+
+def die_at(monkeypatch, step):
+    """Lets the next run die when it asks for the batch of this step."""
+    make_pipeline = loop.make_pipeline
+
+    class Dying:
+        def __init__(self, pipeline):
+            self.pipeline, self.batches = pipeline, 0
+
+        def __next__(self):
+            if self.batches == step:
+                raise Killed
+            self.batches += 1
+            return next(self.pipeline)
+
+        def __getattr__(self, name):
+            return getattr(self.pipeline, name)
+
+    monkeypatch.setattr(loop, "make_pipeline", lambda *a, **k: Dying(make_pipeline(*a, **k)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir and final state of an uninterrupted SMN run."""
+    workdir = tmp_path_factory.mktemp("smn")
+    return workdir, train_and_evaluate(smoke_config(), workdir)
+
+
+def test_a_run_writes_scalars_pictures_and_a_model(finished):
+    workdir, state = finished
+    lines = log_lines(workdir)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 8]
+    terms = set().union(*lines)
+    assert {"G_L1", "G_GAN_rec", "G_GAN_mix", "G_mix", "D_real", "D_rec", "D_mix"} <= terms
+    assert {"PatchD_real", "PatchD_mix", "D_R1", "val_l1", "images_per_second"} <= terms
+    assert list((workdir / "events").glob("events.out.tfevents.*"))
+    with Image.open(workdir / "grids" / "000000032.png") as grid:
+        assert grid.size == (8 * 32, 3 * 32)
+
+    model = l2.load(workdir)
+    assert_same(model.smn.encoder, state.average["encoder"])
+    assert l2.encode(model, np.zeros((1, 32, 32, 3), np.float32))[0].shape == (1, 16, 16, 8)
+    with pytest.raises(ValueError, match="no SMPN"):
+        l2.segment(model, np.zeros((1, 32, 32, 3), np.float32))
+
+
+def test_a_killed_run_continues_to_the_same_parameters_bit_for_bit(finished, tmp_path, monkeypatch):
+    workdir, expected = finished
+    with monkeypatch.context() as patch:
+        die_at(patch, 6)
+        with pytest.raises(Killed):
+            train_and_evaluate(smoke_config(), tmp_path)
+    assert max(line["step"] for line in log_lines(tmp_path)) == 6
+    resumed = train_and_evaluate(smoke_config(), tmp_path)
+    assert_same(resumed, expected)
+
+    def losses(lines):
+        return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+    assert losses(log_lines(tmp_path)) == losses(log_lines(workdir))
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished):
+    workdir, expected = finished
+    before = log_lines(workdir)
+    assert_same(train_and_evaluate(smoke_config(), workdir), expected)
+    assert log_lines(workdir) == before
+
+
+@pytest.mark.parametrize("kind", ["smpn", "joint"])
+def test_sliced_objectives(kind, tmp_path):
+    config = smoke_config(kind)
+    config.images = 8
+    train_and_evaluate(config, tmp_path)
+    scores = set().union(*log_lines(tmp_path))
+    assert {f"val_iou_{name}" for name in l2.REGION_NAMES} <= scores
+    assert ("val_l1" in scores) == (kind == "joint")
+    masks = l2.segment(l2.load(tmp_path), np.zeros((2, 32, 32, 3), np.float32))
+    assert masks.shape == (2, 32, 32, 5) and set(np.unique(masks)) <= {0.0, 1.0}
+    rows = {"smpn": 3, "joint": 5}[kind]
+    with Image.open(next((tmp_path / "grids").glob("*.png"))) as grid:
+        assert grid.size == (8 * 32, rows * 32)
+
+
+def test_l1_alone_trains_the_autoencoder_with_every_batch_and_learns(tmp_path):
+    config = smoke_config("smpn")
+    config.objective.update(gan=0.0, patch=0.0, reconstructed=1.0, region_shares=[0.3] * 5)
+    config.images, config.optimizer.learning_rate = 320, 0.01
+    config.log_every = config.evaluate_every = config.checkpoint_every = 160
+    state = train_and_evaluate(config, tmp_path)
+    assert state.discriminator == {}
+    first, last = [line["G_L1"] for line in log_lines(tmp_path) if "G_L1" in line]
+    assert last < 0.8 * first
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = smoke_config("smpn")
+    config.objective.update(gan=0.0, patch=0.0)
+    config.checkpoint_every = 4
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(NotFiniteError, match=r"^step \d: .*G_L1.* is not finite; last good chec"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_starting_from_another_runs_parameters(finished):
+    workdir, state = finished
+    config = smoke_config(init_from=str(workdir))
+    params = initial_parameters(config, make_objective(config))
+    assert_same(params["encoder"], state.average["encoder"])
+    assert_same(params["image_discriminator"], state.discriminator["image_discriminator"])
+
+    config.networks.encoder.style_channels = config.networks.decoder.style_channels = 4
+    with pytest.raises(ValueError, match=r"config.init_from=.* its smn .* has another shape"):
+        initial_parameters(config, make_objective(config))
+
+
+def test_another_configuration_in_the_same_workdir_is_refused(finished, tmp_path):
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    config = smoke_config()
+    config.networks.decoder.head_widths = (10,)
+    with pytest.raises(ValueError, match="use the config it was trained with, or another workdir"):
+        train_and_evaluate(config, workdir)
+    assert (workdir / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 3}, "batch_size 3: mixing needs an even number"),
+        ({"data.size": 36}, "image_discriminator.resolution 32 is not config.data.size 36"),
+        ({"data.name": "celeba"}, "unknown data.name 'celeba'"),
+        ({"objective.kind": "gan"}, "objective kind 'gan': choose smn, smpn or joint"),
+        ({"networks.encoder.structure_channels": 9}, "disagree on the codes"),
+        ({"networks.encoder.widths": (6, 8, 8)}, "halves 2 times but the decoder doubles 1 times"),
+        ({"dtype": "float8"}, "dtype 'float8': choose float32 or bfloat16"),
+    ],
+)
+def test_a_bad_config_is_refused_in_a_line(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as caught:
+        train_and_evaluate(smoke_config(**change), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_discriminators_and_autoencoder_take_turns_with_lazy_penalties():
+    objective = make_objective(smoke_config())
+    kinds = [kinds_of_step(step, objective) for step in range(64)]
+    assert kinds[0] == ("discriminator", "penalty")
+    assert kinds[1::2] == [("generator",)] * 32
+    assert [i for i, kind in enumerate(kinds) if "penalty" in kind] == [0, 32]
+
+
+def test_scores_from_sums():
+    sums = {
+        "count": 4.0,
+        "l1": 1.0,
+        "intersection": np.array([1, 2, 0, 0, 3.0]),
+        "union": np.array([2, 2, 0, 5, 4.0]),
+    }
+    scores = summarise_validation(sums)
+    assert scores["val_l1"] == 0.25
+    assert [scores[f"val_iou_{name}"] for name in l2.REGION_NAMES] == [0.5, 1.0, 0.0, 0.0, 0.75]
+    assert scores["val_iou_mean"] == 0.45
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(finished, tmp_path):
+    _, expected = finished
+    command = [
+        *(sys.executable, "train.py", "--config=configs/smoke.py", f"--workdir={tmp_path}"),
+        *("--config.images=32", "--config.checkpoint_every=8", "--config.evaluate_every=32"),
+    ]
+    for seconds in (15, 25, 30, 40):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert_same(l2.load(tmp_path).smn.decoder, expected.average["decoder"])
