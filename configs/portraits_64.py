@@ -45,6 +45,8 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
             gan=0.0,
             patch=0.0,
             reconstructed=1.0,
+            reconstruction="logistic",
+            balance=0.25,
             # Shares of the picture, measured on 1,000 training portraits.
             region_shares=(0.32, 0.34, 0.025, 0.0089, 0.0147),
         )

@@ -39,8 +39,12 @@ class ObjectiveConfig:
       crops: patches taken from an image.
       crop_scale: least and greatest side of a patch as a share of the image's.
       reconstructed: share of a batch that is reconstructed.
-      region_shares: None for the paper's plain L1, or each region's share p of the picture: pixels
-        inside then weigh sqrt((1 - p) / p), which keeps small regions from vanishing.
+      reconstruction: "l1", or for masks "logistic": softplus(-2 target decode). L1 has its optimum
+        at the median, all black for a small region that is not yet located, and there it stays;
+        the logistic loss pulls at every pixel that is wrong.
+      region_shares: None for plain losses, or each region's share p of the picture: pixels inside
+        then weigh ((1 - p) / p)^balance.
+      balance: 0 counts pixels alike, 1 counts regions alike.
     """
 
     kind: Literal["smn", "smpn", "joint"] = "smn"
@@ -53,13 +57,19 @@ class ObjectiveConfig:
     crops: int = 8
     crop_scale: tuple[float, float] = (1 / 8, 1 / 4)
     reconstructed: float = 0.5
+    reconstruction: Literal["l1", "logistic"] = "l1"
     region_shares: tuple[float, ...] | None = None
+    balance: float = 0.5
 
     def __post_init__(self):
         if self.kind not in ("smn", "smpn", "joint"):
             raise ValueError(f"objective kind {self.kind!r}: choose smn, smpn or joint")
         if not 0 < self.reconstructed <= 1:
             raise ValueError(f"reconstructed {self.reconstructed}: expected a share in (0, 1]")
+        if self.reconstruction not in ("l1", "logistic"):
+            raise ValueError(f"reconstruction {self.reconstruction!r}: choose l1 or logistic")
+        if self.reconstruction == "logistic" and self.kind != "smpn":
+            raise ValueError("reconstruction 'logistic' is for masks, objective kind smpn")
         if self.region_shares is not None and len(self.region_shares) != len(REGIONS):
             raise ValueError(f"region_shares: expected {len(REGIONS)} numbers")
 
@@ -94,7 +104,7 @@ def make_branches(objective: ObjectiveConfig, config: AutoencoderConfig) -> Bran
         return Branches(whole, np.ones(1, np.float32), np.ones(1, np.float32))
     slices = slice_masks(config.slices, channels)
     shares = np.asarray(objective.region_shares or [0.5] * len(REGIONS), np.float32)
-    gains = np.sqrt((1 - shares) / shares)
+    gains = ((1 - shares) / shares) ** objective.balance
     regions = len(REGIONS)
     if objective.kind == "smpn":
         return Branches(slices, np.full(regions, 1 / regions, np.float32), gains)
@@ -292,7 +302,9 @@ class Objective:
         rec, mix = self.rec_and_mix(params, images, draws.noise)
         losses = {}
         if cfg.l1:
-            losses["G_L1"] = cfg.l1 * jnp.mean(self._l1(rec, targets[: rec.shape[0]]))
+            losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(
+                self._reconstruction(rec, targets[: rec.shape[0]])
+            )
         if cfg.gan:
             logits = self._image_logits(params, jnp.concatenate([rec, mix]))
             losses["G_GAN_rec"] = 0.5 * cfg.gan * self._average(real(logits[: rec.shape[0]]))
@@ -304,12 +316,15 @@ class Objective:
             losses["G_mix"] = cfg.patch * self._average(real(logits))
         return losses
 
-    def _l1(self, rec, targets) -> Float[Array, " b"]:
-        """Absolute error, pixels above black weighted by their branch's gain."""
+    def _reconstruction(self, rec, targets) -> Float[Array, " b"]:
+        """How far decodes are from targets, pixels above black weighted by their branch's gain."""
+        if self.config.reconstruction == "l1":
+            error = jnp.abs(rec - targets)
+        else:
+            error = jax.nn.softplus(-2.0 * targets * rec)
         gains = self.branches.gains[:, None, None, None]
         weight = jnp.where(targets > -1.0, gains, 1.0)
-        error = jnp.mean(weight * jnp.abs(rec - targets), axis=(2, 3, 4))
-        return self._average(error)
+        return self._average(jnp.mean(weight * error, axis=(2, 3, 4)))
 
     def discriminator_losses(
         self,

@@ -1,21 +1,23 @@
 """Edits are Algorithm 1, and behave as pure functions should: jitted, in batches, one by one."""
 
-import functools
+import contextlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import tiny_architecture
 
 import l2sae_jax as l2
 from l2sae_jax.matting import blend
 from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
-from l2sae_jax.regions import DEFAULT_SLICES, REGION_NAMES, region_indices
+from l2sae_jax.nn import Architecture, DecoderConfig, EncoderConfig
+from l2sae_jax.regions import DEFAULT_SLICES, region_indices
 
-ARCHITECTURE = tiny_architecture(image_discriminator=None, patch_discriminator=None)
+ARCHITECTURE = Architecture(EncoderConfig((3, 4), 8, (5,), 6), DecoderConfig(8, 6, (5,), (4,)))
 KEY = jax.random.key(7)
-IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
+HEIGHT, WIDTH = 16, 20
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, HEIGHT, WIDTH, 3)).astype(np.float32)
 
 EDITS = {
     "edit": lambda model, images, **options: l2.edit(model, images, KEY, **options),
@@ -27,24 +29,58 @@ EDITS = {
 each_edit = pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
 
 
-def autoencoder(seed: int, **config) -> Autoencoder:
-    """A network of random parameters; `config` says what its slices show."""
+def autoencoder(seed: int, brightness: float = 0.0, **config) -> Autoencoder:
+    """A network of random parameters; `brightness` is what its decodes vary about."""
     generator = np.random.default_rng(seed)
-    parameters = jax.tree.map(
-        lambda leaf: generator.standard_normal(leaf.shape, np.float32),
-        ARCHITECTURE.parameter_shapes(),
-    )
+
+    def draw(path, leaf):
+        scale = 0.1 if path[-1].key == "bias" else 1.0
+        return np.float32(scale) * generator.standard_normal(leaf.shape, np.float32)
+
+    parameters = jax.tree_util.tree_map_with_path(draw, ARCHITECTURE.parameter_shapes())
+    to_rgb = parameters["decoder"]["to_rgb"]
+    to_rgb["kernel"] *= np.float32(10)
+    to_rgb["bias"][:] = brightness
     networks = ARCHITECTURE.encoder, ARCHITECTURE.decoder
-    return Autoencoder(**parameters, config=AutoencoderConfig(*networks, image_size=32, **config))
+    return Autoencoder(**parameters, config=AutoencoderConfig(*networks, image_size=16, **config))
 
 
 SMN = autoencoder(0)
-MODEL = L2SAE(SMN, autoencoder(1, slices=DEFAULT_SLICES, targets="masks"))
-JOINT = L2SAE(autoencoder(2, slices=DEFAULT_SLICES, targets="appearance"))
+MODEL = L2SAE(SMN, autoencoder(1, 0.2, slices=DEFAULT_SLICES, targets="masks"))
+JOINT = L2SAE(autoencoder(2, -0.83, slices=DEFAULT_SLICES, targets="appearance"))
+
+encode, decode = jax.jit(l2.encode), jax.jit(l2.decode)
+
+
+@jax.jit
+def hair_edits(model, images):
+    return [edit(model, images, regions=("hair",)) for edit in EDITS.values()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Tiny networks take much longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def masks_of(images=IMAGES, model=MODEL) -> np.ndarray:
     return np.asarray(l2.segment(model, images))
+
+
+def neighbours(mask: np.ndarray) -> np.ndarray:
+    """The nine values round every pixel of masks `[B, H, W]`, those its matte is made of."""
+    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    return np.stack([padded[:, i : i + HEIGHT, j : j + WIDTH] for i in range(3) for j in range(3)])
+
+
+@contextlib.contextmanager
+def refused(message: str):
+    """Expects a ValueError whose text is this pattern, in one line."""
+    with pytest.raises(ValueError) as caught:
+        yield
+    assert re.fullmatch(message, str(caught.value)), caught.value
 
 
 def through_masks(changed, regions, mode="paper", model=MODEL):
@@ -69,45 +105,45 @@ def noise(shape):
 def test_these_networks_give_masks_worth_testing_with():
     for model in (MODEL, JOINT):
         masks = masks_of(model=model)
-        assert masks.shape == (3, 32, 32, 5) and set(np.unique(masks)) == {0.0, 1.0}
+        assert masks.shape == (3, HEIGHT, WIDTH, 5) and set(np.unique(masks)) == {0.0, 1.0}
         share = masks[..., :2].mean(axis=(0, 1, 2))
         assert (share > 0.05).all() and (share < 0.95).all()
 
 
 @pytest.mark.parametrize("mode", ["paper", "local"])
 def test_edit_is_algorithm_1(mode):
-    structure, style = l2.encode(MODEL, IMAGES)
-    restyled = l2.decode(MODEL, structure, style + 0.6 * noise(style.shape))
+    structure, style = encode(MODEL, IMAGES)
+    restyled = decode(MODEL, structure, style + 0.6 * noise(style.shape))
     edited = l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.6, mode)
     assert_close(edited, through_masks(restyled, ("hair",), mode))
 
 
 def test_swap_mixes_styles():
-    structure, style = l2.encode(MODEL, IMAGES)
+    structure, style = encode(MODEL, IMAGES)
     other = jnp.roll(style, 1, axis=0)
     swapped = l2.swap(MODEL, IMAGES, np.roll(IMAGES, 1, axis=0), ("hair",), amount=0.3)
-    expected = l2.decode(MODEL, structure, 0.7 * style + 0.3 * other)
+    expected = decode(MODEL, structure, 0.7 * style + 0.3 * other)
     assert_close(swapped, through_masks(expected, ("hair",)))
 
 
 def test_structure_edit_disturbs_the_whole_structure_of_a_plain_network():
-    structure, style = l2.encode(MODEL, IMAGES)
-    reshaped = l2.decode(MODEL, structure + 0.3 * noise(structure.shape), style)
+    structure, style = encode(MODEL, IMAGES)
+    reshaped = decode(MODEL, structure + 0.3 * noise(structure.shape), style)
     moved = l2.edit_structure(MODEL, IMAGES, KEY, ("hair",), 0.3)
     assert_close(moved, through_masks(reshaped, ("hair",)))
 
 
 def test_structure_edit_disturbs_only_the_slices_of_a_joint_network():
-    structure, style = l2.encode(JOINT, IMAGES)
+    structure, style = encode(JOINT, IMAGES)
     inside = np.zeros(8, np.float32)
     inside[[0, 1, 7]] = 1.0  # hair and lips
-    reshaped = l2.decode(JOINT, structure + 0.3 * inside * noise(structure.shape), style)
+    reshaped = decode(JOINT, structure + 0.3 * inside * noise(structure.shape), style)
     moved = l2.edit_structure(JOINT, IMAGES, KEY, ("hair", "lips"), 0.3)
     assert_close(moved, through_masks(reshaped, ("hair", "lips"), model=JOINT))
 
 
 def test_strength_0_and_amount_0_reconstruct_through_the_matte():
-    expected = through_masks(l2.decode(MODEL, *l2.encode(MODEL, IMAGES)), ("hair",))
+    expected = through_masks(decode(MODEL, *encode(MODEL, IMAGES)), ("hair",))
     assert_close(l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.0), expected)
     assert_close(l2.edit_structure(MODEL, IMAGES, KEY, ("hair",), 0.0), expected)
     assert_close(l2.swap(MODEL, IMAGES, IMAGES[:1], ("hair",), 0.0), expected)
@@ -118,23 +154,16 @@ def test_regions_are_joined_by_maximum():
         np.asarray(l2.edit(MODEL, IMAGES, KEY, (name,), 0.6, "local")) for name in ("hair", "skin")
     )
     both = np.asarray(l2.edit(MODEL, IMAGES, KEY, ("hair", "skin"), 0.6, "local"))
-    masks = masks_of()
     # Within a mask's interior the matte is 1, whichever of the regions it belongs to.
-    for single, mask in ((hair, masks[..., 0]), (skin, masks[..., 1])):
-        padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="edge")
-        near = [padded[:, i : i + 32, j : j + 32] for i in range(3) for j in range(3)]
-        interior = np.min(near, axis=0) == 1
+    for single, mask in ((hair, masks_of()[..., 0]), (skin, masks_of()[..., 1])):
+        interior = neighbours(mask).min(axis=0) == 1
         assert interior.any()
         assert_close(both[interior], single[interior])
-    np.testing.assert_array_equal(l2.edit(MODEL, IMAGES, KEY, ("skin", "hair"), 0.6, "local"), both)
 
 
-@each_edit
-def test_local_leaves_pixels_outside_the_matte_bit_for_bit(edit):
-    padded = np.pad(masks_of()[..., 0], ((0, 0), (1, 1), (1, 1)), mode="edge")
-    near = [padded[:, i : i + 32, j : j + 32] for i in range(3) for j in range(3)]
-    outside = np.max(near, axis=0) == 0
-    edited = np.asarray(edit(MODEL, IMAGES, regions=("hair",), blend="local"))
+def test_local_leaves_pixels_outside_the_matte_bit_for_bit():
+    outside = neighbours(masks_of()[..., 0]).max(axis=0) == 0
+    edited = np.asarray(l2.edit(MODEL, IMAGES, KEY, ("hair",), blend="local"))
     assert outside.any()
     np.testing.assert_array_equal(edited[outside], IMAGES[outside])
     assert (edited[~outside] != IMAGES[~outside]).mean() > 0.9
@@ -144,10 +173,9 @@ def test_local_leaves_pixels_outside_the_matte_bit_for_bit(edit):
 # How they may be called.
 
 
-@each_edit
-def test_jitted_as_eager(edit):
-    jitted = jax.jit(functools.partial(edit, regions=("hair",)))
-    assert_close(jitted(MODEL, IMAGES), edit(MODEL, IMAGES, regions=("hair",)))
+def test_within_jit_as_without():
+    for jitted, edit in zip(hair_edits(MODEL, IMAGES), EDITS.values(), strict=True):
+        assert_close(jitted, edit(MODEL, IMAGES, regions=("hair",)))
 
 
 def test_jitted_with_static_regions_and_blend():
@@ -156,17 +184,11 @@ def test_jitted_with_static_regions_and_blend():
     assert_close(found, l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.4, "local"))
 
 
-def test_nothing_but_the_speed_depends_on_jit():
-    jitted = l2.edit(MODEL, IMAGES[:1], KEY, ("hair",))
-    with jax.disable_jit():
-        assert_close(l2.edit(MODEL, IMAGES[:1], KEY, ("hair",)), jitted)
-
-
-@each_edit
-def test_a_batch_as_one_by_one(edit):
-    together = edit(MODEL, IMAGES, regions=("hair",))
+def test_a_batch_as_one_by_one():
+    together = hair_edits(MODEL, IMAGES)
     for i in range(len(IMAGES)):
-        assert_close(edit(MODEL, IMAGES[i : i + 1], regions=("hair",)), together[i : i + 1])
+        for alone, all_three in zip(hair_edits(MODEL, IMAGES[i : i + 1]), together, strict=True):
+            assert_close(alone, all_three[i : i + 1])
 
 
 def test_segmentation_of_a_batch_as_one_by_one():
@@ -230,12 +252,6 @@ def test_vmap_over_keys():
         assert_close(edited, l2.edit(MODEL, IMAGES, key, ("hair",)))
 
 
-@each_edit
-def test_images_need_not_be_square(edit):
-    wide = np.concatenate([IMAGES, IMAGES[:, :, ::-1]], axis=2)
-    assert edit(MODEL, wide, regions=("hair",)).shape == (3, 32, 64, 3)
-
-
 # ---------------------------------------------------------------------------------------------
 # What they refuse, in one line.
 
@@ -255,7 +271,7 @@ def test_images_need_not_be_square(edit):
     ],
 )
 def test_wrong_options_are_named(edit, options, message):
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with refused(message):
         edit(MODEL, IMAGES, **options)
 
 
@@ -264,45 +280,44 @@ def test_wrong_options_are_named(edit, options, message):
     ("images", "message"),
     [
         (
-            np.zeros((1, 32, 32, 3), np.uint8),
+            np.zeros((1, 16, 16, 3), np.uint8),
             "images of dtype uint8: expected floats in .* x / 127.5",
         ),
-        (np.zeros((1, 34, 32, 3), np.float32), "image height 34: .* multiples of 4 from 28 up"),
-        (np.zeros((1, 32, 24, 3), np.float32), "image width 24: .* multiples of 4 from 28 up"),
+        (np.zeros((1, 17, 16, 3), np.float32), "image height 17: .* multiples of 2 from 6 up"),
+        (np.zeros((1, 16, 4, 3), np.float32), "image width 4: .* multiples of 2 from 6 up"),
         (
-            np.zeros((32, 32, 3), np.float32),
+            np.zeros((16, 16, 3), np.float32),
             "images of shape .*: expected .batch, height, width, 3.",
         ),
-        (np.zeros((1, 32, 32, 4), np.float32), "images of shape .*: expected"),
+        (np.zeros((1, 16, 16, 4), np.float32), "images of shape .*: expected"),
     ],
     ids=["uint8", "height", "width", "no batch", "channels"],
 )
 def test_images_it_cannot_read_are_refused(edit, images, message):
-    with pytest.raises(ValueError, match=f"^{message}.*$"):
+    with refused(message + ".*"):
         edit(MODEL, images)
 
 
 def test_numbers_that_do_not_match_are_refused():
-    with pytest.raises(ValueError, match="^2 style images for 3 images: give one, or one for each"):
+    with refused("2 style images for 3 images: give one, or one for each"):
         l2.swap(MODEL, IMAGES, IMAGES[:2])
-    with pytest.raises(
-        ValueError, match=r"^keys of shape \(2,\): give one key, or one for each of 3"
-    ):
+    with refused(r"keys of shape \(2,\): give one key, or one for each of 3"):
         l2.edit(MODEL, IMAGES, jax.random.split(KEY, 2))
 
 
 @each_edit
 def test_without_an_smpn_whole_images_work_and_regions_do_not(edit):
     model = L2SAE(SMN)
-    assert l2.decode(model, *l2.encode(model, IMAGES)).shape == IMAGES.shape
+    structure, style = jax.eval_shape(l2.encode, model, IMAGES)
+    assert jax.eval_shape(l2.decode, model, structure, style).shape == IMAGES.shape
     for function in (edit, l2.segment):
-        with pytest.raises(ValueError, match="^this model has no SMPN, so .*$"):
+        with refused("this model has no SMPN, so it cannot predict region masks: .*"):
             function(model, IMAGES)
 
 
 @each_edit
 def test_without_an_smn_only_segmentation_works(edit):
     model = L2SAE(None, MODEL.smpn)
-    assert l2.segment(model, IMAGES).shape[-1] == len(REGION_NAMES)
-    with pytest.raises(ValueError, match="^this model has no SMN, so .*$"):
+    assert jax.eval_shape(l2.segment, model, IMAGES).shape == masks_of().shape
+    with refused("this model has no SMN, so it can segment but not restyle images"):
         edit(model, IMAGES)

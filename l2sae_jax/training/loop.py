@@ -13,6 +13,7 @@ from tqdm import tqdm
 from l2sae_jax.checkpoints import read_description
 from l2sae_jax.data.pipeline import make_pipeline
 from l2sae_jax.data.sources import open_source
+from l2sae_jax.metrics import summarise
 from l2sae_jax.objectives import Objective
 from l2sae_jax.training.checkpointing import RunCheckpoints
 from l2sae_jax.training.logging import Averages, ScalarLog, make_grid_step, write_grid
@@ -21,7 +22,6 @@ from l2sae_jax.training.steps import (
     kinds_of_step,
     make_step,
     make_validation_step,
-    summarise_validation,
 )
 
 # How many steps the host may run ahead of the device before it reads their losses.
@@ -173,7 +173,7 @@ class Evaluation:
         grid = self._grid(generator, next(self._batches(self._pictures, self._pictures)))
         (self._workdir / "grids").mkdir(exist_ok=True)
         write_grid(self._workdir / "grids" / f"{images_seen:09d}.png", np.asarray(grid))
-        return summarise_validation(sums)
+        return {f"val_{name}": score for name, score in summarise(sums).items()}
 
 
 def _due(step: int, every_images: int, batch_size: int) -> bool:

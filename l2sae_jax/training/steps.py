@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, UInt8
 
+from l2sae_jax.metrics.scores import Sums, mask_sums, reconstruction_sums
 from l2sae_jax.model import Autoencoder
 from l2sae_jax.objectives import Losses, Objective, branch_targets, total
 from l2sae_jax.regions import REGIONS, region_masks
@@ -92,40 +93,23 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_validation_step(objective: Objective) -> Callable[[Any, Batch], dict[str, Array]]:
-    """A jitted `(generator parameters, batch) -> sums` that `summarise_validation` turns to scores.
+def make_validation_step(objective: Objective) -> Callable[[Any, Batch], Sums]:
+    """A jitted `(generator parameters, batch) -> sums` for `metrics.summarise`.
 
-    Sums over the batch: "count", "l1" of whole-image reconstruction where the network has it, and
-    "intersection" and "union" of each region's mask where it has slices.
+    Whole-image reconstruction is scored where the network decodes whole images, masks where it has
+    slices.
     """
     autoencoder = objective.autoencoder
 
     def step(generator, batch):
         model = Autoencoder(**generator, config=autoencoder)
         images = to_float(batch["image"])
-        sums = {"count": jnp.asarray(images.shape[0], jnp.float32)}
+        sums = {}
         if objective.config.kind != "smpn":
-            error = jnp.abs(model.decode(*model.encode(images)) - images)
-            sums["l1"] = jnp.sum(jnp.mean(error, axis=(1, 2, 3)))
+            sums |= reconstruction_sums(images, model.decode(*model.encode(images)))
         if autoencoder.slices is not None:
-            truth = region_masks(batch["labels"])
             found = model.region_masks(images, range(len(REGIONS)))
-            sums["intersection"] = jnp.sum(found * truth, axis=(0, 1, 2))
-            sums["union"] = jnp.sum(jnp.maximum(found, truth), axis=(0, 1, 2))
+            sums |= mask_sums(found, region_masks(batch["labels"]))
         return sums
 
     return jax.jit(step)
-
-
-def summarise_validation(sums: dict[str, Any]) -> dict[str, float]:
-    """Scores from summed `make_validation_step` results: mean L1, and IoU of each region."""
-    scores = {}
-    if "l1" in sums:
-        scores["val_l1"] = float(sums["l1"] / sums["count"])
-    if "union" in sums:
-        for i, region in enumerate(REGIONS):
-            union = float(sums["union"][i])
-            scores[f"val_iou_{region.name}"] = float(sums["intersection"][i]) / max(union, 1.0)
-        ious = [scores[f"val_iou_{region.name}"] for region in REGIONS]
-        scores["val_iou_mean"] = sum(ious) / len(ious)
-    return scores

@@ -16,7 +16,7 @@ import l2sae_jax as l2
 from l2sae_jax.training import loop
 from l2sae_jax.training.loop import NotFiniteError, initial_parameters, train_and_evaluate
 from l2sae_jax.training.state import make_objective
-from l2sae_jax.training.steps import kinds_of_step, summarise_validation
+from l2sae_jax.training.steps import kinds_of_step
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,19 +194,6 @@ def test_discriminators_and_autoencoder_take_turns_with_lazy_penalties():
     assert kinds[0] == ("discriminator", "penalty")
     assert kinds[1::2] == [("generator",)] * 32
     assert [i for i, kind in enumerate(kinds) if "penalty" in kind] == [0, 32]
-
-
-def test_scores_from_sums():
-    sums = {
-        "count": 4.0,
-        "l1": 1.0,
-        "intersection": np.array([1, 2, 0, 0, 3.0]),
-        "union": np.array([2, 2, 0, 5, 4.0]),
-    }
-    scores = summarise_validation(sums)
-    assert scores["val_l1"] == 0.25
-    assert [scores[f"val_iou_{name}"] for name in l2.REGION_NAMES] == [0.5, 1.0, 0.0, 0.0, 0.75]
-    assert scores["val_iou_mean"] == 0.45
 
 
 @pytest.mark.slow
