@@ -39,6 +39,9 @@ def define_flags() -> flags.FlagValues:
         "and interpolate, nose for structure, all for segment.",
         **new,
     )
+    flags.DEFINE_boolean(
+        "separately", False, "Edit one region at a time, in a picture of its own.", **new
+    )
     flags.DEFINE_float(
         "strength",
         None,
@@ -88,6 +91,7 @@ def edit_photos(paths: list[str], options: flags.FlagValues) -> int:
     edit = Edit(
         mode=options.mode or ("style" if options.style_reference is None else "swap"),
         regions=options.regions,
+        separately=options.separately,
         strength=options.strength,
         amount=options.amount,
         samples=options.samples,

@@ -58,12 +58,16 @@ class Plan:
         if self.edit.mode == "segment":
             made.append(f"{name}_labels.png")
         if self.edit.mode == "interpolate":
-            made += [_animation(self.edit, name, reference) for reference in self.references]
+            made += [
+                _animation(name, regions, reference)
+                for regions in self.edit.groups
+                for reference in self.references
+            ]
         return [self.output / file for file in made]
 
 
-def _animation(edit: Edit, name: str, reference: str) -> str:
-    return f"{name}_{'-'.join(edit.regions)}_to_{reference}.gif"
+def _animation(name: str, regions: Sequence[str], reference: str) -> str:
+    return f"{name}_{'-'.join(regions)}_to_{reference}.gif"
 
 
 def plan(
@@ -189,7 +193,7 @@ def run(plan: Plan, model: L2SAE, batch_size: int, report: Report) -> int:
     if plan.references and not references:
         raise ValueError("no style reference can be read")
     chosen = variants(edit, references)
-    draws = [draw(edit, variant, references) for variant in chosen]
+    draws = [(variant.regions, draw(edit, variant, references)) for variant in chosen]
     batches = _batches(_readable(plan.photos, size, report), batch_size)
     edited = 0
     try:
@@ -214,10 +218,12 @@ def _batches(named: Iterator[tuple[str, Picture]], batch_size: int) -> Iterator[
 
 
 def _edit_all(model, edit, photos, draws, batch_size) -> Iterator[list[Result]]:
-    """For each photograph its results, one for each draw."""
+    """For each photograph its results, one for each pair of regions and draw."""
     filled = np.stack(photos + photos[-1:] * (batch_size - len(photos)))
     try:
-        results = [jax.device_get(edit_batch(model, edit, filled, d)) for d in draws]
+        results = [
+            jax.device_get(edit_batch(model, edit, regions, filled, d)) for regions, d in draws
+        ]
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
             f"a batch of {batch_size} cannot be computed, try a smaller --batch_size: "
@@ -266,25 +272,38 @@ class ResultWriter:
         # Small pictures are shown enlarged, large ones not quite in full.
         self._sheet = ContactSheet(output, cell_size=256 if size > 128 else 128)
         if edit.mode == "swap":
-            self._sheet.add([None, None], [Cell(p, name) for name, p in references.items()])
+            lead = 1 + len(edit.regions) if edit.separately else 2
+            below = [Cell(picture, name) for name, picture in references.items()]
+            self._sheet.add([None] * lead, below * len(edit.groups))
 
     def write(self, name: str, photo: Picture, results: Sequence[Result]) -> None:
         """Writes what is made of a photograph: a result for each variant."""
         pictures = [result.pictures for result in results]
         for variant, picture in zip(self._chosen, pictures, strict=True):
             self._save(f"{name}_{variant.name}.png", picture)
-        for i, region in enumerate(self._edit.regions):
-            self._save(f"{name}_mask_{region}.png", results[0].masks[..., i])
+        masks = self._masks(results)
+        for region, mask in masks.items():
+            self._save(f"{name}_mask_{region}.png", mask)
         if self._edit.mode == "segment":
             self._save(f"{name}_labels.png", results[0].labels)
         lead = [Cell(photo, name)]
-        if self._edit.regions:
-            lead.append(Cell(results[0].colours, ", ".join(self._edit.regions)))
+        if self._edit.separately:
+            lead += [Cell(np.stack([m] * 3, axis=-1), region) for region, m in masks.items()]
+        elif masks:
+            lead.append(Cell(results[0].colours, ", ".join(masks)))
         cells = [Cell(p, v.caption) for v, p in zip(self._chosen, pictures, strict=True)]
         if self._edit.mode == "interpolate":
             self._write_sequences(name, lead, cells)
         else:
             self._sheet.add(lead, cells)
+
+    def _masks(self, results: Sequence[Result]) -> dict[str, UInt8[np.ndarray, "H W"]]:
+        """The mask of each region that any variant edits."""
+        return {
+            region: result.masks[..., i]
+            for variant, result in zip(self._chosen, results, strict=True)
+            for i, region in enumerate(variant.regions)
+        }
 
     def finish(self) -> None:
         """Writes what is left of the contact sheet."""
@@ -293,17 +312,18 @@ class ResultWriter:
     def _write_sequences(self, name: str, lead: Sequence[Cell], cells: Sequence[Cell]) -> None:
         """For each reference an animation, and a line on the contact sheet."""
         frames = self._edit.frames
-        for i, (reference, picture) in enumerate(self._references.items()):
-            sequence = cells[i * frames : (i + 1) * frames]
+        for i in range(0, len(cells), frames):
+            sequence, variant = cells[i : i + frames], self._chosen[i]
             frames_there = [Image.fromarray(cell.picture) for cell in sequence]
             frames_there[0].save(
-                self._output / _animation(self._edit, name, reference),
+                self._output / _animation(name, variant.regions, variant.reference),
                 save_all=True,
                 append_images=frames_there[1:],
                 duration=_MILLISECONDS_PER_FRAME,
                 loop=0,
             )
-            self._sheet.add(lead, [*sequence, Cell(picture, reference)])
+            end = Cell(self._references[variant.reference], variant.reference)
+            self._sheet.add(lead, [*sequence, end])
 
     def _save(self, file: str, array: np.ndarray) -> None:
         write_png(self._output / file, array)

@@ -31,6 +31,7 @@ class Edit:
     Attributes:
       mode: a key of `MODES`.
       regions: names from `REGION_NAMES`; None for the mode's own default.
+      separately: make pictures of each region edited alone, not of all edited at once.
       strength: of the noise in the style and structure modes; None for the mode's own default.
       amount: how far towards a reference's style, in the swap mode and at the last frame.
       samples: how many draws of the noise.
@@ -44,6 +45,7 @@ class Edit:
 
     mode: str = "style"
     regions: tuple[str, ...] | None = None
+    separately: bool = False
     strength: float | None = None
     amount: float = 1.0
     samples: int = 1
@@ -59,12 +61,20 @@ class Edit:
             "interpolate": ("amount", "frames", "blend"),
         }.get(self.mode, ())
         values = [f"{name} {getattr(self, name)}" for name in shown]
-        return ", ".join([self.mode, *self.regions, *values])
+        how = ["one region at a time"] if self.separately else []
+        return ", ".join([self.mode, *self.regions, *how, *values])
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The regions that are edited together."""
+        return tuple((name,) for name in self.regions) if self.separately else (self.regions,)
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise ValueError(f"unknown mode {self.mode!r}: choose from {', '.join(MODES)}")
         mode = MODES[self.mode]
+        if self.separately and self.mode in ("segment", "reconstruct"):
+            raise ValueError(f"mode {self.mode} does not edit regions, so not separately either")
         if self.regions is None or not mode.regions:
             object.__setattr__(self, "regions", mode.regions)
         if self.strength is None:
@@ -145,6 +155,7 @@ class Variant:
     Attributes:
       name: what its file names end in.
       caption: what the contact sheet says below it.
+      regions: what is edited in it.
       sample: which draw of the noise it shows.
       reference: name of the reference whose style it takes.
       amount: how far towards that style.
@@ -152,35 +163,48 @@ class Variant:
 
     name: str
     caption: str
+    regions: tuple[str, ...]
     sample: int = 0
     reference: str | None = None
     amount: float = 1.0
 
 
 def variants(edit: Edit, references: Iterable[str] = ()) -> list[Variant]:
-    """The variants of an edit, those of one reference next to each other."""
-    regions = "-".join(edit.regions)
+    """The variants of an edit: by group of regions, then by reference, next to each other."""
+    references = list(references)
+    return [variant for group in edit.groups for variant in _of_group(edit, group, references)]
+
+
+def _of_group(edit: Edit, regions: tuple[str, ...], references: list[str]) -> list[Variant]:
+    joined = "-".join(regions)
+    title = f"{joined} " if edit.separately else ""
     match edit.mode:
-        case "style":
-            return [Variant(f"{regions}_s{k}", f"s{k}", k) for k in range(edit.samples)]
-        case "structure":
-            return [Variant(f"{regions}_structure_s{k}", f"s{k}", k) for k in range(edit.samples)]
+        case "style" | "structure":
+            how = {"style": "", "structure": "_structure"}[edit.mode]
+            return [
+                Variant(f"{joined}{how}_s{k}", f"{title}s{k}", regions, k)
+                for k in range(edit.samples)
+            ]
         case "swap":
             return [
-                Variant(f"{regions}_from_{name}", f"from {name}", 0, name, edit.amount)
+                Variant(
+                    f"{joined}_from_{name}", f"{title}from {name}", regions, 0, name, edit.amount
+                )
                 for name in references
             ]
         case "interpolate":
             digits = len(str(edit.frames - 1))
             return [
-                Variant(f"{regions}_to_{name}_{i:0{digits}}", f"{amount:.2f}", 0, name, amount)
+                Variant(
+                    f"{joined}_to_{name}_{i:0{digits}}", f"{amount:.2f}", regions, 0, name, amount
+                )
                 for name in references
                 for i, amount in enumerate(np.linspace(0.0, edit.amount, edit.frames).tolist())
             ]
         case "segment":
-            return [Variant("overlay", "overlay")]
+            return [Variant("overlay", "overlay", regions)]
         case "reconstruct":
-            return [Variant("reconstruction", "reconstruction")]
+            return [Variant("reconstruction", "reconstruction", regions)]
 
 
 class Result(NamedTuple):
@@ -188,7 +212,7 @@ class Result(NamedTuple):
 
     Attributes:
       pictures: `[B, H, W, 3]`.
-      masks: `[B, H, W, R]`, 0 or 255, in the order of the edit's regions.
+      masks: `[B, H, W, R]`, 0 or 255, in the order of the variant's regions.
       labels: `[B, H, W]`; see `label_map`.
       colours: `[B, H, W, 3]`, the labels in the regions' colours.
     """
@@ -216,13 +240,15 @@ def draw(edit: Edit, variant: Variant, references: Mapping[str, Picture]) -> Dra
     return Draw(key, edit.strength, style_image, variant.amount)
 
 
-def edit_batch(model: L2SAE, edit: Edit, pixels: UInt8[Array, "B H W 3"], draw: Draw) -> Result:
-    """Makes one variant of a batch of pictures.
+def edit_batch(
+    model: L2SAE, edit: Edit, regions: tuple[str, ...], pixels: UInt8[Array, "B H W 3"], draw: Draw
+) -> Result:
+    """Makes one variant, of these regions, of a batch of pictures.
 
     Raises:
       ValueError: a model that lacks a network, or pictures it cannot read.
     """
-    return _edit_batch(edit.mode, edit.regions, edit.blend, model, pixels, draw)
+    return _edit_batch(edit.mode, regions, edit.blend, model, pixels, draw)
 
 
 def check(model: L2SAE, edit: Edit, batch_size: int) -> None:
@@ -232,8 +258,9 @@ def check(model: L2SAE, edit: Edit, batch_size: int) -> None:
     if MODES[edit.mode].needs_reference:
         references["any"] = np.zeros((size, size, 3), np.uint8)
     pixels = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
-    any_draw = draw(edit, variants(edit, references)[0], references)
-    jax.eval_shape(partial(edit_batch, model, edit), pixels, any_draw)
+    any_variant = variants(edit, references)[0]
+    any_draw = draw(edit, any_variant, references)
+    jax.eval_shape(partial(edit_batch, model, edit, any_variant.regions), pixels, any_draw)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

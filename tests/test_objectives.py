@@ -194,6 +194,20 @@ def test_balanced_l1_weighs_pixels_inside_a_small_region_more():
     np.testing.assert_allclose(branches.gains, [1, 1, 7, 99**0.5, 99**0.5], rtol=1e-6)
 
 
+def test_logistic_reconstruction_pulls_hardest_where_a_mask_is_wrong():
+    config = ObjectiveConfig("smpn", gan=0.0, patch=0.0, reconstruction="logistic")
+    objective = Objective(config, config_with_slices(), SMALL_64)
+    targets = jnp.full((1, 5, 2, 2, 3), -1.0).at[:, :, 0, 0].set(1.0)
+    wrong = jnp.full_like(targets, -2.0)
+    loss, gradient = jax.value_and_grad(
+        lambda rec: jnp.sum(objective._reconstruction(rec, targets))
+    )(wrong)
+    assert loss == pytest.approx((np.log1p(np.exp(4)) + 3 * np.log1p(np.exp(-4))) / 4, rel=1e-5)
+    assert (np.asarray(gradient)[:, :, 0, 0] < 20 * np.asarray(gradient)[:, :, 1, 1]).all()
+    with pytest.raises(ValueError, match="'logistic' is for masks"):
+        ObjectiveConfig("smn", reconstruction="logistic")
+
+
 # What is random ----------------------------------------------------------------------------------
 
 
