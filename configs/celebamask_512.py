@@ -44,7 +44,14 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     )
     config.objective = dict(kind=kind)
     config.data = dict(
-        name="celebamask_hq", source="", data_dir="data", size=512, flip=True, length=0, seed=0
+        name="celebamask_hq",
+        source="",
+        data_dir="data",
+        size=512,
+        flip=True,
+        colour_jitter=0.0,
+        length=0,
+        seed=0,
     )
     config.log_every = 1_600
     config.evaluate_every = 50_000

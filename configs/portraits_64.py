@@ -65,7 +65,14 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
         config.objective.update(l1=3.0, crops=4)
 
     config.data = dict(
-        name="celebamask_hq", source="", data_dir="data", size=64, flip=True, length=0, seed=0
+        name="celebamask_hq",
+        source="",
+        data_dir="data",
+        size=64,
+        flip=True,
+        colour_jitter=0.3 if kind == "smpn" else 0.0,
+        length=0,
+        seed=0,
     )
     config.log_every = 1_600
     config.evaluate_every = 8_000

@@ -34,7 +34,14 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     )
     config.objective = dict(kind=kind, crops=2)
     config.data = dict(
-        name="synthetic", source="", data_dir="", size=32, flip=True, length=64, seed=0
+        name="synthetic",
+        source="",
+        data_dir="",
+        size=32,
+        flip=True,
+        colour_jitter=0.0,
+        length=64,
+        seed=0,
     )
     config.log_every = 32
     config.evaluate_every = 128

@@ -143,6 +143,17 @@ def test_every_mode_writes_its_files(here, model, capsys, arguments, of_each):
     assert "3/3" in said.err and "image" in said.err  # the progress bar
 
 
+def test_regions_edited_separately(here, model):
+    arguments = ["photos", "--output=out", "--regions=hair,lips", "--separately"]
+    assert call(model, *arguments) == 0
+    photo = sorted(here.glob("photos/*"))[0].stem
+    made = {path.name.removeprefix(f"{photo}_") for path in here.glob(f"out/{photo}_*")}
+    assert made == {"hair_s0.png", "lips_s0.png", "mask_hair.png", "mask_lips.png"}
+    alone = (here / "out" / f"{photo}_lips_s0.png").read_bytes()
+    assert call(model, "photos", "--output=lips", "--regions=lips") == 0
+    assert (here / "lips" / f"{photo}_lips_s0.png").read_bytes() == alone
+
+
 def test_files_are_those_planned(here, model):
     edit = Edit("interpolate", frames=2)
     work = plan(edit, ["photos"], "references", Path("out"), print)
@@ -398,7 +409,7 @@ def test_a_full_disk_is_told_in_one_line(here, model, capsys, monkeypatch):
 
 
 def test_too_large_a_batch_is_told_in_one_line(here, model, capsys, monkeypatch):
-    def too_large(model, edit, pixels, draw):
+    def too_large(model, edit, regions, pixels, draw):
         if not isinstance(pixels, jax.core.Tracer):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\ndetails")
 

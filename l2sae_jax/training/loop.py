@@ -73,7 +73,13 @@ def train_and_evaluate(config, workdir: str | Path) -> TrainState:
         )
 
     step_functions = {
-        kind: make_step(kind, objective, optimizers, config.average_decay or None)
+        kind: make_step(
+            kind,
+            objective,
+            optimizers,
+            average_decay=config.average_decay or None,
+            colour_jitter=config.data.colour_jitter,
+        )
         for kind in ("generator", "discriminator", "penalty")
     }
     evaluate = Evaluation(config, objective, workdir)

@@ -12,6 +12,7 @@ from l2sae_jax.metrics.scores import Sums, mask_sums, reconstruction_sums
 from l2sae_jax.model import Autoencoder
 from l2sae_jax.objectives import Losses, Objective, branch_targets, total
 from l2sae_jax.regions import REGIONS, region_masks
+from l2sae_jax.training.augmentation import jitter_colours
 from l2sae_jax.training.state import Optimizers, TrainState, moving_average
 
 Kind = Literal["generator", "discriminator", "penalty"]
@@ -19,7 +20,9 @@ Batch = dict[str, UInt8[Array, "B H W *C"]]
 Terms = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Terms]]
 
-# What each kind of step draws crops for, in the order of the objective's functions.
+_JITTER = 0x6A6974  # sets the keys of colours apart from those of the losses
+
+# How many crops each kind of step takes of every picture.
 _CROP_CALLS = {"generator": 2, "discriminator": 3, "penalty": 2}
 
 
@@ -40,7 +43,12 @@ def to_float(images: UInt8[Array, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
 
 
 def make_step(
-    kind: Kind, objective: Objective, optimizers: Optimizers, average_decay: float | None
+    kind: Kind,
+    objective: Objective,
+    optimizers: Optimizers,
+    *,
+    average_decay: float | None,
+    colour_jitter: float,
 ) -> Step:
     """A jitted update: `(state, batch, key) -> (state, terms)`.
 
@@ -58,11 +66,14 @@ def make_step(
         return objective.gradient_penalty(params, targets, draws.crops)
 
     def step(state: TrainState, batch: Batch, key: Key[Array, ""]):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["image"].shape[0]))
         images = to_float(batch["image"])
+        if colour_jitter:
+            jitter_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _JITTER)
+            images = jitter_colours(images, jitter_keys, colour_jitter)
         targets = branch_targets(cfg, images, batch["labels"])
         scale = objective.autoencoder.encoder.downsampling
         grid = (images.shape[1] // scale, images.shape[2] // scale)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images.shape[0]))
         draws = objective.draws(keys, grid, _CROP_CALLS[kind])
 
         def loss(trained):
