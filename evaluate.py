@@ -3,83 +3,135 @@
 python evaluate.py --checkpoint=DIR --data=DIR --output=DIR [--split=test] [--images=300]
 
 --data is where train.py keeps its records (config.data.data_dir); give --source, the release
-as a folder, zip or tar, to make records that are not there yet. --output receives scores.json.
+as a folder, zip or tar, to make records that are not there yet. Each network is scored at its own
+image size. --output receives scores.json. The exit code is 1 if nothing could be scored.
 """
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from absl import app, flags
-
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Model directory or workdir; default ours.")
-_DATA = flags.DEFINE_string("data", None, "Folder of records.")
-_SOURCE = flags.DEFINE_string("source", "", "Release to make the records from.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where scores.json is written.")
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "What to score on.")
-_IMAGES = flags.DEFINE_integer("images", 300, "How many images, from the first.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 20, "Images at a time.", lower_bound=1)
+from absl import flags
 
 
-def evaluate() -> dict[str, float]:
-    """Scores of the model the flags name."""
-    import jax
-    import ml_collections
-    import numpy as np
+def define_flags() -> flags.FlagValues:
+    """This program's flags, apart from absl's global ones."""
+    values = flags.FlagValues()
+    new = {"flag_values": values}
+    flags.DEFINE_string(
+        "checkpoint", None, "A model directory or training workdir; by default our own.", **new
+    )
+    flags.DEFINE_string("data", None, "Folder of records.", **new)
+    flags.DEFINE_string("source", None, "Release to make the records from.", **new)
+    flags.DEFINE_string("output", None, "The folder to write scores.json to.", **new)
+    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "What to score on.", **new)
+    flags.DEFINE_integer("images", 300, "How many, from the first.", lower_bound=1, **new)
+    flags.DEFINE_integer("batch_size", 20, "Images at a time.", lower_bound=1, **new)
+    flags.DEFINE_boolean("help", False, "Show this text.", short_name="h", **new)
+    return values
 
+
+def evaluate(options: flags.FlagValues) -> dict[str, float]:
+    """Scores of the model the flags name; writes scores.json."""
     import l2sae_jax as l2
-    from l2sae_jax.data.sources import open_source
     from l2sae_jax.metrics import mask_sums, reconstruction_sums, summarise
     from l2sae_jax.regions import region_masks
 
-    model = l2.load(_CHECKPOINT.value)
-    network = model.smpn or model.smn
-    config = ml_collections.ConfigDict(
-        {
-            "name": "celebamask_hq",
-            "data_dir": _DATA.value,
-            "source": _SOURCE.value,
-            "size": network.config.image_size,
-        }
+    def reconstruction(model, images, labels):
+        return reconstruction_sums(images, l2.decode(model, *l2.encode(model, images)))
+
+    def masks(model, images, labels):
+        return mask_sums(l2.segment(model, images), region_masks(labels))
+
+    model = l2.load(options.checkpoint)
+    measures = []
+    if model.smn is not None:
+        measures.append((reconstruction, model.smn))
+    if model.smpn is not None or model.smn.config.slices is not None:
+        measures.append((masks, model.segmenter))
+    sizes = [network.config.image_size for _, network in measures]
+    _check_records(options, sizes)
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)  # an error here comes before hours of work
+    sources = [_open_records(options, size) for size in sizes]
+
+    count = min(options.images, *map(len, sources))
+    totals = {}
+    for (measure, _), source in zip(measures, sources, strict=True):
+        totals |= _add_up(measure, model, source, count, options.batch_size)
+    scores = {"images": count, **summarise(totals)}
+    temporary = output / f".scores.json.{os.getpid()}"
+    temporary.write_text(json.dumps(scores, indent=1) + "\n")
+    os.replace(temporary, output / "scores.json")
+    return scores
+
+
+def _check_records(options: flags.FlagValues, sizes: list[int]) -> None:
+    from l2sae_jax.data.celebamask import records_exist
+
+    missing = [size for size in sizes if not records_exist(options.data, size)]
+    if missing and not options.source:
+        raise ValueError(
+            f"no CelebAMask-HQ records of {missing[0]} px in {options.data}: give --source, the "
+            "release (folder, zip or tar) to make them from, or as --data the folder they are in"
+        )
+
+
+def _open_records(options: flags.FlagValues, size: int):
+    import ml_collections
+
+    from l2sae_jax.data.sources import open_source
+
+    config = {"name": "celebamask_hq", "data_dir": options.data, "size": size}
+    return open_source(
+        ml_collections.ConfigDict(config | {"source": options.source or ""}), options.split
     )
-    source = open_source(config, _SPLIT.value)
+
+
+def _add_up(measure: Callable, model, source, count: int, batch_size: int) -> dict:
+    """Sums that `measure(model, images, labels)` gives, over the first `count` examples."""
+    import jax
+    import numpy as np
 
     @jax.jit
     def score(model, pictures, labels):
-        images = pictures / 127.5 - 1.0
-        sums = {}
-        if model.smn is not None:
-            sums |= reconstruction_sums(images, l2.decode(model, *l2.encode(model, images)))
-        if model.smpn is not None or network.config.slices is not None:
-            sums |= mask_sums(l2.segment(model, images), region_masks(labels))
-        return sums
+        return measure(model, pictures / 127.5 - 1.0, labels)
 
-    count = min(_IMAGES.value, len(source))
-    totals: dict[str, np.ndarray] = {}
-    for start in range(0, count, _BATCH.value):
-        examples = [source[i] for i in range(start, min(start + _BATCH.value, count))]
+    totals = {}
+    for start in range(0, count, batch_size):
+        examples = [source[i] for i in range(start, min(start + batch_size, count))]
         batch = [np.stack([example[name] for example in examples]) for name in ("image", "labels")]
         sums = jax.device_get(score(model, *batch))
         totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
-    return {"images": count, **summarise(totals)}
+    return totals
 
 
-def main(argv: list[str]) -> None:
-    """Scores; errors end in one line and exit code 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+def main(argv: list[str]) -> int:
+    """Runs the program and returns its exit code."""
+    options = define_flags()
     try:
-        scores = evaluate()
-        Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
-        (Path(_OUTPUT.value) / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    except (ValueError, OSError) as error:
-        sys.exit(f"evaluate.py: error: {' '.join(str(error).split())}")
+        unexpected = options(argv)[1:]
+        if options.help:
+            print(f"{__doc__}\n{options.get_help()}")
+            return 0
+        if unexpected:
+            raise ValueError(f"unexpected argument {unexpected[0]!r}")
+        for name, what in (("data", "a folder of records"), ("output", "the folder to write")):
+            if not options[name].value:
+                raise ValueError(f"--{name} is missing: {what}")
+        scores = evaluate(options)
+    except (ValueError, OSError, flags.Error) as error:
+        print(f"evaluate.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     for name, score in scores.items():
         print(f"{name:10s} {score:.4g}")
+    return 0
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.mark_flags_as_required(["data", "output"])
-    app.run(main)
+    sys.exit(main(sys.argv))

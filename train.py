@@ -1,33 +1,78 @@
 """Trains an SMN, an SMPN or a joint network.
 
-python train.py --config=configs/portraits_64.py:smpn --workdir=runs/smpn [--config.field=value ...]
+python train.py --config=configs/portraits_64.py:smpn --workdir=DIR [--config.field=value ...]
 
-A run that was stopped continues from its workdir by the same command.
+A run that was stopped, by whatever means, continues from its workdir by the same command.
 """
 
 import os
 import sys
+from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "What to train; see configs/.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures are written.")
+
+def define_flags() -> flags.FlagValues:
+    """This program's flags, apart from absl's global ones."""
+    values = flags.FlagValues()
+    new = {"flag_values": values}
+    config_flags.DEFINE_config_file("config", None, "What to train; see configs/.", **new)
+    flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", **new)
+    flags.DEFINE_boolean("help", False, "Show this text.", short_name="h", **new)
+    return values
 
 
-def main(argv: list[str]) -> None:
-    """Trains; errors end in one line and exit code 1."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: fields are set as --config.a=b")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+def main(argv: list[str]) -> int:
+    """Runs the program and returns its exit code."""
+    options = define_flags()
+    try:
+        unexpected = _parse(options, argv)
+        if options.help:
+            print(f"{__doc__}\n{options.get_help()}")
+            return 0
+        if unexpected:
+            raise ValueError(
+                f"unexpected argument {unexpected[0]!r}: fields are --config.NAME=VALUE"
+            )
+        if options.config is None or options.workdir is None:
+            raise ValueError("give both --config and --workdir")
+        return _train(options.config, options.workdir)
+    except (ValueError, OSError, flags.Error) as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(config, workdir: str) -> int:
+    import jax
+
     from l2sae_jax.training import train_and_evaluate
 
     try:
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError) as error:
-        sys.exit(f"train.py: error: {error}")
+        train_and_evaluate(config, workdir)
+    except jax.errors.JaxRuntimeError as error:
+        return _fail(f"{str(error).splitlines()[0]} (if memory ran out: a smaller batch_size)")
+    return 0
+
+
+def _parse(options: flags.FlagValues, argv: list[str]) -> list[str]:
+    """What is left of the arguments; says plainly what `config_flags` takes a paragraph for."""
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        if name in ("--config", "-config") and not Path(value.split(":")[0]).is_file():
+            raise ValueError(f"--config={value}: there is no such file")
+    try:
+        return options(argv)[1:]
+    except (AttributeError, KeyError) as error:  # how a ConfigDict says that a field is unknown
+        raise ValueError(f"the config has no field {error}") from error
+
+
+def _fail(message: object) -> int:
+    print(f"train.py: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))

@@ -20,6 +20,7 @@ from l2sae_jax.nn import (
     published_image_discriminator,
     published_patch_discriminator,
 )
+from l2sae_jax.objectives import ObjectiveConfig
 from l2sae_jax.regions import DEFAULT_SLICES
 
 
@@ -42,7 +43,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
             published_patch_discriminator(),
         )
     )
-    config.objective = dict(kind=kind)
+    config.objective = to_dict(ObjectiveConfig(kind=kind))
     config.data = dict(
         name="celebamask_hq",
         source="",

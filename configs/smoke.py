@@ -10,6 +10,9 @@ finite and a G_L1 that falls. The pictures are mush.
 
 import ml_collections
 
+from l2sae_jax.configuration import to_dict
+from l2sae_jax.objectives import ObjectiveConfig
+
 
 def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     """The config for one objective: "smn", "smpn" or "joint"."""
@@ -32,7 +35,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
             patch_size=8, widths=(4, 6), middle_width=6, final_width=4, pair_widths=(8,)
         ),
     )
-    config.objective = dict(kind=kind, crops=2)
+    config.objective = to_dict(ObjectiveConfig(kind=kind, crops=2))
     config.data = dict(
         name="synthetic",
         source="",

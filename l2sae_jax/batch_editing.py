@@ -85,20 +85,22 @@ def plan(
       report: is told, in a line, of every path without a picture.
 
     Raises:
-      ValueError: no photograph, a missing or superfluous reference, or results that would replace
+      ValueError: no photograph, no reference or a superfluous one, or results that would replace
         an input or one another.
     """
     mode = MODES[edit.mode]
     if mode.needs_reference and style_reference is None:
-        raise ValueError(f"--mode={edit.mode} needs --style_reference: a picture or a folder")
+        raise ValueError(f"mode {edit.mode} needs a style_reference: a picture or a folder")
     if style_reference is not None and not mode.needs_reference:
-        raise ValueError(f"--mode={edit.mode} takes no --style_reference")
+        raise ValueError(f"mode {edit.mode} takes no style_reference")
     if not paths or "" in (*paths, style_reference):
         raise ValueError("no photograph given: name pictures, or folders of them")
     photos = _find_photos(paths, output, report)
     if not photos:
         raise ValueError("no photograph found")
     references = [] if style_reference is None else _pictures(style_reference, output)
+    if mode.needs_reference and not references:
+        raise ValueError(f"no style reference found: {style_reference} holds but earlier results")
     found = Plan(edit, _by_name(photos), _by_name(references), output)
     _check_results(found)
     return found
@@ -151,7 +153,7 @@ def _check_results(found: Plan) -> None:
         raise ValueError(f"two results would both be written to {name}: rename an input")
     for file in (*results, *found.output.glob(contact_sheet.FILES)):
         if file.exists() and _identity(file) in inputs:
-            raise ValueError(f"a result would replace the input {file}: give another --output")
+            raise ValueError(f"a result would replace the input {file}: give another output folder")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -226,7 +228,7 @@ def _edit_all(model, edit, photos, draws, batch_size) -> Iterator[list[Result]]:
         ]
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"a batch of {batch_size} cannot be computed, try a smaller --batch_size: "
+            f"a batch of {batch_size} cannot be computed, try a smaller one: "
             f"{str(error).splitlines()[0]}"
         ) from error
     for i in range(len(photos)):

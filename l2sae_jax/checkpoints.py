@@ -10,7 +10,9 @@ checkpoints/STEP/networks, an Orbax checkpoint of all networks together, counts.
 """
 
 import contextlib
+import fnmatch
 import functools
+import glob
 import json
 import os
 import re
@@ -228,20 +230,17 @@ def save_model(
     """
     directory = Path(directory)
     check_model_output(directory)
+    weights = f"weights-{uuid.uuid4().hex[:8]}"
     with staged(directory) as folder:
-        weights = folder / f"weights-{uuid.uuid4().hex[:8]}"
-        try:
-            for name, networks in parameters.items():
-                for network in networks:
-                    _save(weights / name / network, networks[network])
-            config = {"format": FORMAT, "weights": weights.name}
-            for name, autoencoder in autoencoders.items():
-                config[name] = describe(autoencoder, architectures[name])
-            write_config(folder, config | {"metadata": dict(metadata or {})})
-        except BaseException:
-            shutil.rmtree(weights, ignore_errors=True)
-            raise
-        for old in (path for path in folder.iterdir() if _is_leftover(path) and path != weights):
+        for name, networks in parameters.items():
+            for network in networks:
+                _save(folder / weights / name / network, networks[network])
+        config = {"format": FORMAT, "weights": weights}
+        for name, autoencoder in autoencoders.items():
+            config[name] = describe(autoencoder, architectures[name])
+        write_config(folder, config | {"metadata": dict(metadata or {})})
+    for old in directory.iterdir():
+        if _is_leftover(old) and old.name != weights:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
@@ -264,26 +263,52 @@ def check_model_output(directory: Path) -> None:
         )
 
 
+_LEFTOVER = re.compile(rf"weights-[0-9a-f]{{8}}|\.{re.escape(CONFIG_FILE)}\.\d+")
+
+
 def _is_leftover(path: Path) -> bool:
-    """Whether only a save, perhaps one that was killed, puts a file of this name here."""
-    return path.name.startswith(("weights-", f".{CONFIG_FILE}."))
+    """Whether only a save, perhaps one that was killed, gives a file in a model's folder its name.
+
+    A folder that a user keeps there, such as `weights-backup`, is none of ours.
+    """
+    return bool(_LEFTOVER.fullmatch(path.name)) or is_stage(path)
+
+
+def is_stage(path: Path) -> bool:
+    """Whether `staged(path.parent)`, killed, may have left this."""
+    return fnmatch.fnmatchcase(path.name, _stage_pattern(path.parent))
+
+
+def _stage_pattern(directory: Path) -> str:
+    return f".{glob.escape(directory.absolute().name)}.{'[0-9a-f]' * 8}.part"
 
 
 @contextlib.contextmanager
 def staged(directory: Path) -> Iterator[Path]:
-    """Where to write what shall be in `directory`, which if new appears only when complete.
+    """A folder to fill, whose contents appear in `directory` only when complete.
 
-    A directory that exists is written to directly: it may be a mount, which cannot be renamed.
+    A new directory appears whole. One that exists may be a mount or somebody's working directory,
+    so it stays: the contents are renamed into it, folders first, then files, which so may refer to
+    them. What killed runs left of the same directory is removed.
     """
-    if directory.exists():
-        yield directory
-        return
+    directory = directory.absolute()
+    exists = directory.exists()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    stage = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.part")
+    for place in (directory.parent, directory):
+        for abandoned in place.glob(_stage_pattern(directory)):
+            shutil.rmtree(abandoned, ignore_errors=True)
+    stage = (directory if exists else directory.parent) / (
+        f".{directory.name}.{uuid.uuid4().hex[:8]}.part"
+    )
     stage.mkdir()
     try:
         yield stage
-        os.rename(stage, directory)
+        if exists:
+            for path in sorted(stage.iterdir(), key=Path.is_file):
+                os.replace(path, directory / path.name)
+            stage.rmdir()
+        else:
+            os.rename(stage, directory)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise

@@ -52,14 +52,23 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    """The value as a field of this type holds it."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    nested = [option for option in options if dataclasses.is_dataclass(option)]
-    if nested and value is not None:
-        return from_dict(nested[0], value, where)
-    return _tuples(value)
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(_tuples(item) for item in value)
+    if value is None and type(None) in options:
+        return None
+    option = options[0]
+    if dataclasses.is_dataclass(option):
+        return from_dict(option, value, where)
+    if typing.get_origin(option) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {value!r}")
+        item = typing.get_args(option)[0]
+        return tuple(_convert(item, part, f"{where}[{i}]") for i, part in enumerate(value))
+    if option in (int, float, str):
+        accepted = (int, float) if option is float else option
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise ValueError(f"{where}: expected {_NAMES[option]}, found {value!r}")
     return value
+
+
+_NAMES = {int: "a whole number", float: "a number", str: "text"}

@@ -173,7 +173,7 @@ class L2SAE:
         if self.smn is not None and self.smn.config.slices is not None:
             return self.smn
         raise ValueError(
-            "this model has no SMPN, so it cannot predict region masks: convert one with --smpn"
+            "this model has no SMPN, so it cannot predict region masks: load one that has"
         )
 
 

@@ -45,6 +45,10 @@ class ObjectiveConfig:
       region_shares: None for plain losses, or each region's share p of the picture: pixels inside
         then weigh ((1 - p) / p)^balance.
       balance: 0 counts pixels alike, 1 counts regions alike.
+      recolouring: how far to change the colours of the picture that the structure is read from, the
+        style being read from the picture itself: a decoder that shall restore its colours must
+        take them from the style. 0, as published, leaves that to the GANs on mixes, which need
+        millions of images.
     """
 
     kind: Literal["smn", "smpn", "joint"] = "smn"
@@ -60,6 +64,7 @@ class ObjectiveConfig:
     reconstruction: Literal["l1", "logistic"] = "l1"
     region_shares: tuple[float, ...] | None = None
     balance: float = 0.5
+    recolouring: float = 0.0
 
     def __post_init__(self):
         if self.kind not in ("smn", "smpn", "joint"):
@@ -70,8 +75,14 @@ class ObjectiveConfig:
             raise ValueError(f"reconstruction {self.reconstruction!r}: choose l1 or logistic")
         if self.reconstruction == "logistic" and self.kind != "smpn":
             raise ValueError("reconstruction 'logistic' is for masks, objective kind smpn")
-        if self.region_shares is not None and len(self.region_shares) != len(REGIONS):
-            raise ValueError(f"region_shares: expected {len(REGIONS)} numbers")
+        shares = self.region_shares
+        if shares is not None and (
+            len(shares) != len(REGIONS) or not all(0 < p < 1 for p in shares)
+        ):
+            raise ValueError(f"region_shares {shares}: expected {len(REGIONS)} numbers in (0, 1)")
+        for name in ("crops", "r1_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected 1 or more")
 
     @property
     def adversarial(self) -> bool:
@@ -189,10 +200,12 @@ class Draws(NamedTuple):
     Attributes:
       noise: the decoder's noise maps for all rec branches, then all mix branches.
       crops: `[B, K, N]` crops, in the order in which the loss takes them.
+      recoloured: pictures to read the structure from, where not from the images themselves.
     """
 
     noise: NoiseMaps | None
     crops: tuple[Crops, ...]
+    recoloured: Float[Array, "B H W 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -231,11 +244,13 @@ class Objective:
         return n_rec, n_mix if self.config.adversarial else 0
 
     def rec_and_mix(
-        self, params: Params, images: Float[Array, "B H W 3"], noise: NoiseMaps | None
+        self, params: Params, images: Float[Array, "B H W 3"], draws: Draws
     ) -> tuple[Float[Array, "b K H W 3"], Float[Array, "B K H W 3"]]:
         """Reconstructions, and neighbours' structures swapped in pairs under their own styles."""
         model = Autoencoder(params["encoder"], params["decoder"], self.autoencoder)
         structure, style = model.encode(images)
+        if draws.recoloured is not None:
+            structure, _ = model.encode(draws.recoloured)
         n_rec, n_mix = self._counts(images.shape[0], structure.shape[1:3])
         neighbour = jnp.flip(structure.reshape(-1, 2, *structure.shape[1:]), axis=1)
         neighbour = neighbour.reshape(structure.shape)
@@ -243,7 +258,7 @@ class Objective:
             jnp.concatenate([structure[:n_rec], neighbour[:n_mix]]),
             jnp.concatenate([style[:n_rec], style[:n_mix]]),
             jnp.asarray(self.branches.channel_masks),
-            noise,
+            draws.noise,
         )
         return decoded[:n_rec], decoded[n_rec:]
 
@@ -299,7 +314,7 @@ class Objective:
         Takes two crops: of the targets (reference side) and of the mixes.
         """
         cfg = self.config
-        rec, mix = self.rec_and_mix(params, images, draws.noise)
+        rec, mix = self.rec_and_mix(params, images, draws)
         losses = {}
         if cfg.l1:
             losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(
@@ -338,7 +353,7 @@ class Objective:
         Takes three crops: of the targets (reference side), of the targets again, of the mixes.
         """
         cfg = self.config
-        rec, mix = self.rec_and_mix(params, images, draws.noise)
+        rec, mix = self.rec_and_mix(params, images, draws)
         losses = {}
         if cfg.gan:
             logits = self._image_logits(params, jnp.concatenate([targets, rec, mix]))

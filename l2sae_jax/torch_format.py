@@ -156,24 +156,6 @@ def read(path: str | os.PathLike[str]) -> StateDict:
     return StateDict(tensors, mapping)
 
 
-def read_object(path: str | os.PathLike[str]) -> object:
-    """Reads whatever plain structure `torch.save` was given, for files that wrap their state dicts.
-
-    Args:
-      path: the checkpoint file.
-
-    Returns:
-      Dicts (ordered ones too), lists, tuples, strings and numbers, with tensors as read-only
-      arrays mapped from the file. A dtype stays an inert `Name`.
-
-    Raises:
-      ValueError: the file is not a PyTorch checkpoint, is damaged, or asks for anything but
-        tensors and plain values.
-      OSError: the file cannot be opened.
-    """
-    return _load(path)[0]
-
-
 def _as_tensor(value: object) -> np.ndarray | None:
     """An array as it is, a Python number as an array of shape (), None for the rest."""
     if isinstance(value, np.ndarray):

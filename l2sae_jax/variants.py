@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from l2sae_jax import editing
 from l2sae_jax.label_maps import colour_map, label_map, overlay
 from l2sae_jax.model import L2SAE, decode, encode
+from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import REGION_NAMES, region_indices
 
 Images = Float[Array, "B H W 3"]
@@ -126,7 +127,7 @@ def _reshape(model, images, regions, blend, draw):
 
 
 def _swap(model, images, regions, blend, draw):
-    style_images = _to_float(draw.style_image)
+    style_images = to_images(draw.style_image)
     return editing.swap(model, images, style_images, regions, draw.amount, blend)
 
 
@@ -265,8 +266,8 @@ def check(model: L2SAE, edit: Edit, batch_size: int) -> None:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _edit_batch(mode, regions, blend, model, pixels, draw) -> Result:
-    images = _to_float(pixels)
-    pictures = _to_pixels(MODES[mode].apply(model, images, regions, blend, draw))
+    images = to_images(pixels)
+    pictures = to_pixels(MODES[mode].apply(model, images, regions, blend, draw))
     if not regions:
         return Result(pictures)
     # Predicted within the edit as well: being the same computation, XLA does it once.
@@ -277,11 +278,3 @@ def _edit_batch(mode, regions, blend, model, pixels, draw) -> Result:
 
 def _masks(model, images, regions) -> Float[Array, "B H W R"]:
     return model.segmenter.region_masks(images, region_indices(regions))
-
-
-def _to_float(pixels: UInt8[Array, "B H W 3"]) -> Images:
-    return pixels / 127.5 - 1.0
-
-
-def _to_pixels(images: Images) -> UInt8[Array, "B H W 3"]:
-    return jnp.round(127.5 * (jnp.clip(images, -1.0, 1.0) + 1.0)).astype(jnp.uint8)

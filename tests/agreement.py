@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 from reference import checkpoint
 
-from l2sae_jax.convert import entry_table, to_parameters
 from l2sae_jax.nn import (
     Architecture,
     published_decoder,
@@ -14,6 +13,7 @@ from l2sae_jax.nn import (
     published_image_discriminator,
     published_patch_discriminator,
 )
+from l2sae_jax.torch_layout import entry_table, to_parameters
 
 SMALL_64 = Architecture(
     published_encoder(downsamplings=3, style_channels=64, capacity=0.25),

@@ -155,7 +155,19 @@ def test_a_model_is_replaced_and_leaves_nothing_behind(model):
     assert len(list(model.iterdir())) == 2
 
 
-@pytest.mark.parametrize("name", ["config.json", "notes.txt", "checkpoints"])
+FOREIGN = ["weights-resnet.pth", "weights-backup", "weights-0123abcd.pth", ".config.json.bak"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_others_keep_in_a_models_folder_stays(model, name):
+    (model / name).write_text("mine")
+    save(model, {"smn": parameters(1)})
+    assert holds(model, 1)
+    assert (model / name).read_text() == "mine"
+    assert len(list(model.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["config.json", "notes.txt", "checkpoints", *FOREIGN])
 def test_other_folders_are_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(ValueError, match="holds something else than a saved model"):
@@ -208,6 +220,27 @@ def test_a_save_that_is_killed_leaves_the_old_model(model, monkeypatch, moment):
     assert len(list(model.iterdir())) == 2
 
 
+def test_what_killed_saves_left_beside_a_model_is_removed(tmp_path):
+    names = [".model.0123abcd.part", ".model.0123abcd.parts", ".model.notes.part"]
+    names += [".models.0123abcd.part", "model.0123abcd.part"]
+    for name in names:
+        (tmp_path / name / "weights-00000000").mkdir(parents=True)
+    save(tmp_path / "model", {"smn": parameters(0)})
+    assert {path.name for path in tmp_path.iterdir()} == {"model", *names[1:]}
+    assert holds(tmp_path / "model", 0)
+
+
+@pytest.mark.parametrize("place", [".", "link"])
+def test_an_empty_working_directory_or_a_link_to_one_is_filled(tmp_path, monkeypatch, place):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / ("here" if place == "." else "empty"))
+    save(Path(place), {"smn": parameters(0)})
+    assert holds(tmp_path / ("here" if place == "." else "target"), 0)
+
+
 def test_a_first_save_that_is_killed_can_be_repeated(tmp_path):
     directory = tmp_path / "model"
     (directory / "weights-00000000" / "smn").mkdir(parents=True)
@@ -244,7 +277,10 @@ DAMAGE = {
     "unknown field": (_edit(lambda c: c["smn"].update(wings=2)), "unknown field 'wings'"),
     "missing field": (_edit(lambda c: c["smn"].pop("decoder")), "decoder"),
     "nested field": (_edit(lambda c: c["smn"]["encoder"].pop("widths")), "'widths' is missing"),
-    "wrong type": (_edit(lambda c: c["smn"]["encoder"].update(widths=None)), "is damaged"),
+    "wrong type": (
+        _edit(lambda c: c["smn"]["encoder"].update(widths=None)),
+        r"smn\.encoder\.widths: expected a list, found None",
+    ),
     "escaping": (_edit(lambda c: c.update(weights="../x")), "is no folder's name"),
     "other shape": (
         _edit(lambda c: c["smn"]["encoder"].update(widths=[3, 4, 6])),

@@ -12,16 +12,12 @@ import numpy as np
 import pytest
 from reference import COUNTER, buffer, checkpoint, load_manifests, tiny_architecture
 
-from l2sae_jax import torch_format
+from l2sae_jax import checkpoints, torch_format
 from l2sae_jax.convert import (
-    describe_origin,
-    entry_table,
     infer_architecture,
     open_network,
     read_entries,
     save_networks,
-    to_entries,
-    to_parameters,
     write_pytorch,
 )
 from l2sae_jax.nn import (
@@ -31,6 +27,7 @@ from l2sae_jax.nn import (
     published_image_discriminator,
     published_patch_discriminator,
 )
+from l2sae_jax.torch_layout import describe_origin, entry_table, to_entries, to_parameters
 
 MANIFESTS = load_manifests()
 PREFIXES = {
@@ -247,28 +244,35 @@ def test_entries_return_bit_for_bit(dtype):
     entries = tiny_entries()
     entries |= {name: entries[name].astype(dtype) for name in entries if name != COUNTER}
     architecture = infer_architecture(entries)
-    origin = describe_origin(entries, architecture)
+    origin = describe_origin(entries)
     returned = to_entries(to_parameters(entries, architecture), architecture, origin)
     assert_same_entries(returned, entries)
 
 
-def test_order_counter_and_single_dtypes_are_kept():
+def test_counter_and_single_dtypes_are_kept():
     entries = tiny_entries()
     entries["G.ToRGB.upsample.kernel"] = entries["G.ToRGB.upsample.kernel"].astype(np.float16)
     entries[COUNTER] = np.array([123456], np.int32)
-    entries = {name: entries[name] for name in reversed(entries)}
     architecture = infer_architecture(entries)
-    origin = describe_origin(entries, architecture)
+    origin = describe_origin(entries)
     assert origin["dtypes"] == {"G.ToRGB.upsample.kernel": "float16"}
     returned = to_entries(to_parameters(entries, architecture), architecture, origin)
     assert_same_entries(returned, entries)
+
+
+def test_entries_may_come_in_any_order_and_return_in_pytorchs():
+    entries = tiny_entries()
+    shuffled = {name: entries[name] for name in reversed(entries)}
+    architecture = infer_architecture(shuffled)
+    parameters = to_parameters(shuffled, architecture)
+    assert_same_entries(to_entries(parameters, architecture, describe_origin(shuffled)), entries)
 
 
 def test_an_absent_counter_stays_absent():
     entries = tiny_entries()
     del entries[COUNTER]
     architecture = infer_architecture(entries)
-    origin = describe_origin(entries, architecture)
+    origin = describe_origin(entries)
     assert origin == {}
     assert_same_entries(
         to_entries(to_parameters(entries, architecture), architecture, origin), entries
@@ -316,6 +320,51 @@ def test_file_to_model_to_file(tmp_path):
     (file,) = write_pytorch(tmp_path / "model", tmp_path / "back")
     assert_same_entries(torch_format.read(file), entries)
     assert file.read_bytes() == (tmp_path / "a.pth").read_bytes()
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A model directory with an SMN and an SMPN."""
+    torch_format.write(tmp_path / "a.pth", tiny_entries())
+    networks = {name: open_network(tmp_path / "a.pth", name) for name in ("smn", "smpn")}
+    save_networks(tmp_path / "model", networks)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_run_killed_between_two_files_leaves_none_and_can_be_repeated(
+    both, tmp_path, monkeypatch, exists
+):
+    back = tmp_path / "back"
+    if exists:
+        back.mkdir()
+    write = torch_format.write
+
+    def killed_at_the_second(path, entries):
+        if path.name == "smpn.pth":
+            raise KeyboardInterrupt
+        write(path, entries)
+
+    with monkeypatch.context() as patch:
+        # A process that is killed cleans nothing up.
+        patch.setattr(checkpoints.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(torch_format, "write", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            write_pytorch(both, back)
+    assert not list(back.glob("*.pth"))
+    assert len(list(tmp_path.rglob(".back.*.part"))) == 1
+    write_pytorch(both, back)
+    assert sorted(path.name for path in back.iterdir()) == ["smn.pth", "smpn.pth"]
+    assert not list(tmp_path.rglob(".back.*.part"))
+
+
+@pytest.mark.parametrize("name", ["smn.pth", ".hidden", ".back.part", ".other.01234567.part"])
+def test_an_output_that_holds_something_is_refused(both, tmp_path, name):
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / name).write_text("mine")
+    with pytest.raises(ValueError, match="back is not empty; give a new or empty folder"):
+        write_pytorch(both, tmp_path / "back")
+    assert [path.read_text() for path in (tmp_path / "back").iterdir()] == ["mine"]
 
 
 def test_float16_storage_refuses_what_it_cannot_hold(tmp_path):

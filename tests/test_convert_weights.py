@@ -18,9 +18,9 @@ from reference import COUNTER, checkpoint, tiny_architecture
 import convert_weights
 from l2sae_jax import torch_format
 from l2sae_jax.checkpoints import FORMAT, describe, load, read_description, write_config
-from l2sae_jax.convert import entry_table
 from l2sae_jax.model import AutoencoderConfig
 from l2sae_jax.regions import DEFAULT_SLICES
+from l2sae_jax.torch_layout import entry_table
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = tiny_architecture(patch_discriminator=None)

@@ -363,8 +363,8 @@ def test_unreadable_files_are_reported_and_skipped(here, model, capsys):
         (["photos", "--frames=1"], "frames 1: expected 2 or more"),
         (["photos", "--style_reference=missing.png"], "missing.png: no such file or folder"),
         (["photos", "--style_reference=empty"], "empty: no pictures"),
-        (["photos", "--mode=swap"], "--mode=swap needs --style_reference"),
-        (["photos", "--mode=style", "--style_reference=references"], "--mode=style takes no"),
+        (["photos", "--mode=swap"], "mode swap needs a style_reference: a picture or a folder"),
+        (["photos", "--mode=style", "--style_reference=references"], "mode style takes no"),
         (["photos", "--checkpoint=photos"], "photos is not a model directory"),
         (["photos", "--checkpoint=missing"], "missing is not a model directory"),
         (["photos", "--colour=red"], "Unknown command line flag 'colour'"),
@@ -398,6 +398,15 @@ def test_a_folder_of_unreadable_references_is_an_error(here, model, capsys):
     assert "edit.py: error: no style reference can be read" in capsys.readouterr().err
 
 
+def test_references_that_are_all_earlier_results_are_an_error(here, model, capsys):
+    (here / "styles").mkdir()
+    shutil.move("references", "styles/out")
+    before = sorted(here.rglob("*"))
+    assert call(model, "photos", "--style_reference=styles", "--output=styles/out") == 2
+    assert "edit.py: error: no style reference found" in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
 def test_a_full_disk_is_told_in_one_line(here, model, capsys, monkeypatch):
     def full(path, array):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -410,7 +419,7 @@ def test_a_full_disk_is_told_in_one_line(here, model, capsys, monkeypatch):
 
 def test_too_large_a_batch_is_told_in_one_line(here, model, capsys, monkeypatch):
     def too_large(model, edit, regions, pixels, draw):
-        if not isinstance(pixels, jax.core.Tracer):
+        if isinstance(pixels, np.ndarray):  # not while it is only traced
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\ndetails")
 
     monkeypatch.setattr(batch_editing, "edit_batch", too_large)

@@ -15,15 +15,20 @@ from l2sae_jax.nn import Architecture, DecoderConfig, EncoderConfig
 from l2sae_jax.regions import DEFAULT_SLICES, region_indices
 
 ARCHITECTURE = Architecture(EncoderConfig((3, 4), 8, (5,), 6), DecoderConfig(8, 6, (5,), (4,)))
-KEY = jax.random.key(7)
 HEIGHT, WIDTH = 16, 20
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, HEIGHT, WIDTH, 3)).astype(np.float32)
 
+
+def the_key():
+    """The key whose noise is known."""
+    return jax.random.key(7)
+
+
 EDITS = {
-    "edit": lambda model, images, **options: l2.edit(model, images, KEY, **options),
+    "edit": lambda model, images, **options: l2.edit(model, images, the_key(), **options),
     "swap": lambda model, images, **options: l2.swap(model, images, IMAGES[:1], **options),
     "edit_structure": lambda model, images, **options: l2.edit_structure(
-        model, images, KEY, **options
+        model, images, the_key(), **options
     ),
 }
 each_edit = pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
@@ -45,9 +50,22 @@ def autoencoder(seed: int, brightness: float = 0.0, **config) -> Autoencoder:
     return Autoencoder(**parameters, config=AutoencoderConfig(*networks, image_size=16, **config))
 
 
-SMN = autoencoder(0)
-MODEL = L2SAE(SMN, autoencoder(1, 0.2, slices=DEFAULT_SLICES, targets="masks"))
-JOINT = L2SAE(autoencoder(2, -0.83, slices=DEFAULT_SLICES, targets="appearance"))
+@pytest.fixture(scope="module")
+def key():
+    return the_key()
+
+
+@pytest.fixture(scope="module")
+def model() -> L2SAE:
+    """An SMN and an SMPN."""
+    return L2SAE(autoencoder(0), autoencoder(1, 0.2, slices=DEFAULT_SLICES, targets="masks"))
+
+
+@pytest.fixture(scope="module")
+def joint() -> L2SAE:
+    """One network that was trained on region appearance as well."""
+    return L2SAE(autoencoder(2, -0.83, slices=DEFAULT_SLICES, targets="appearance"))
+
 
 encode, decode = jax.jit(l2.encode), jax.jit(l2.decode)
 
@@ -65,7 +83,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def masks_of(images=IMAGES, model=MODEL) -> np.ndarray:
+def masks_of(model, images=IMAGES) -> np.ndarray:
     return np.asarray(l2.segment(model, images))
 
 
@@ -83,9 +101,9 @@ def refused(message: str):
     assert re.fullmatch(message, str(caught.value)), caught.value
 
 
-def through_masks(changed, regions, mode="paper", model=MODEL):
+def through_masks(model, changed, regions, mode="paper"):
     """Algorithm 2 of an edit whose whole-image result is known."""
-    mask = masks_of(model=model)[..., list(region_indices(regions))].max(axis=-1, keepdims=True)
+    mask = masks_of(model)[..., list(region_indices(regions))].max(axis=-1, keepdims=True)
     return blend(IMAGES, jnp.clip(changed, -1, 1), mask, mode)
 
 
@@ -94,76 +112,76 @@ def assert_close(found, expected):
 
 
 def noise(shape):
-    """The noise every sample gets from `KEY`."""
-    return jax.random.normal(KEY, shape[1:])
+    """The noise every sample gets from `the_key()`."""
+    return jax.random.normal(the_key(), shape[1:])
 
 
 # ---------------------------------------------------------------------------------------------
 # What the edits are.
 
 
-def test_these_networks_give_masks_worth_testing_with():
-    for model in (MODEL, JOINT):
-        masks = masks_of(model=model)
+def test_these_networks_give_masks_worth_testing_with(model, joint):
+    for either in (model, joint):
+        masks = masks_of(either)
         assert masks.shape == (3, HEIGHT, WIDTH, 5) and set(np.unique(masks)) == {0.0, 1.0}
         share = masks[..., :2].mean(axis=(0, 1, 2))
         assert (share > 0.05).all() and (share < 0.95).all()
 
 
 @pytest.mark.parametrize("mode", ["paper", "local"])
-def test_edit_is_algorithm_1(mode):
-    structure, style = encode(MODEL, IMAGES)
-    restyled = decode(MODEL, structure, style + 0.6 * noise(style.shape))
-    edited = l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.6, mode)
-    assert_close(edited, through_masks(restyled, ("hair",), mode))
+def test_edit_is_algorithm_1(model, key, mode):
+    structure, style = encode(model, IMAGES)
+    restyled = decode(model, structure, style + 0.6 * noise(style.shape))
+    edited = l2.edit(model, IMAGES, key, ("hair",), 0.6, mode)
+    assert_close(edited, through_masks(model, restyled, ("hair",), mode))
 
 
-def test_swap_mixes_styles():
-    structure, style = encode(MODEL, IMAGES)
+def test_swap_mixes_styles(model):
+    structure, style = encode(model, IMAGES)
     other = jnp.roll(style, 1, axis=0)
-    swapped = l2.swap(MODEL, IMAGES, np.roll(IMAGES, 1, axis=0), ("hair",), amount=0.3)
-    expected = decode(MODEL, structure, 0.7 * style + 0.3 * other)
-    assert_close(swapped, through_masks(expected, ("hair",)))
+    swapped = l2.swap(model, IMAGES, np.roll(IMAGES, 1, axis=0), ("hair",), amount=0.3)
+    expected = decode(model, structure, 0.7 * style + 0.3 * other)
+    assert_close(swapped, through_masks(model, expected, ("hair",)))
 
 
-def test_structure_edit_disturbs_the_whole_structure_of_a_plain_network():
-    structure, style = encode(MODEL, IMAGES)
-    reshaped = decode(MODEL, structure + 0.3 * noise(structure.shape), style)
-    moved = l2.edit_structure(MODEL, IMAGES, KEY, ("hair",), 0.3)
-    assert_close(moved, through_masks(reshaped, ("hair",)))
+def test_structure_edit_disturbs_the_whole_structure_of_a_plain_network(model, key):
+    structure, style = encode(model, IMAGES)
+    reshaped = decode(model, structure + 0.3 * noise(structure.shape), style)
+    moved = l2.edit_structure(model, IMAGES, key, ("hair",), 0.3)
+    assert_close(moved, through_masks(model, reshaped, ("hair",)))
 
 
-def test_structure_edit_disturbs_only_the_slices_of_a_joint_network():
-    structure, style = encode(JOINT, IMAGES)
+def test_structure_edit_disturbs_only_the_slices_of_a_joint_network(joint, key):
+    structure, style = encode(joint, IMAGES)
     inside = np.zeros(8, np.float32)
     inside[[0, 1, 7]] = 1.0  # hair and lips
-    reshaped = decode(JOINT, structure + 0.3 * inside * noise(structure.shape), style)
-    moved = l2.edit_structure(JOINT, IMAGES, KEY, ("hair", "lips"), 0.3)
-    assert_close(moved, through_masks(reshaped, ("hair", "lips"), model=JOINT))
+    reshaped = decode(joint, structure + 0.3 * inside * noise(structure.shape), style)
+    moved = l2.edit_structure(joint, IMAGES, key, ("hair", "lips"), 0.3)
+    assert_close(moved, through_masks(joint, reshaped, ("hair", "lips")))
 
 
-def test_strength_0_and_amount_0_reconstruct_through_the_matte():
-    expected = through_masks(decode(MODEL, *encode(MODEL, IMAGES)), ("hair",))
-    assert_close(l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.0), expected)
-    assert_close(l2.edit_structure(MODEL, IMAGES, KEY, ("hair",), 0.0), expected)
-    assert_close(l2.swap(MODEL, IMAGES, IMAGES[:1], ("hair",), 0.0), expected)
+def test_strength_0_and_amount_0_reconstruct_through_the_matte(model, key):
+    expected = through_masks(model, decode(model, *encode(model, IMAGES)), ("hair",))
+    assert_close(l2.edit(model, IMAGES, key, ("hair",), 0.0), expected)
+    assert_close(l2.edit_structure(model, IMAGES, key, ("hair",), 0.0), expected)
+    assert_close(l2.swap(model, IMAGES, IMAGES[:1], ("hair",), 0.0), expected)
 
 
-def test_regions_are_joined_by_maximum():
+def test_regions_are_joined_by_maximum(model, key):
     hair, skin = (
-        np.asarray(l2.edit(MODEL, IMAGES, KEY, (name,), 0.6, "local")) for name in ("hair", "skin")
+        np.asarray(l2.edit(model, IMAGES, key, (name,), 0.6, "local")) for name in ("hair", "skin")
     )
-    both = np.asarray(l2.edit(MODEL, IMAGES, KEY, ("hair", "skin"), 0.6, "local"))
+    both = np.asarray(l2.edit(model, IMAGES, key, ("hair", "skin"), 0.6, "local"))
     # Within a mask's interior the matte is 1, whichever of the regions it belongs to.
-    for single, mask in ((hair, masks_of()[..., 0]), (skin, masks_of()[..., 1])):
+    for single, mask in ((hair, masks_of(model)[..., 0]), (skin, masks_of(model)[..., 1])):
         interior = neighbours(mask).min(axis=0) == 1
         assert interior.any()
         assert_close(both[interior], single[interior])
 
 
-def test_local_leaves_pixels_outside_the_matte_bit_for_bit():
-    outside = neighbours(masks_of()[..., 0]).max(axis=0) == 0
-    edited = np.asarray(l2.edit(MODEL, IMAGES, KEY, ("hair",), blend="local"))
+def test_local_leaves_pixels_outside_the_matte_bit_for_bit(model, key):
+    outside = neighbours(masks_of(model)[..., 0]).max(axis=0) == 0
+    edited = np.asarray(l2.edit(model, IMAGES, key, ("hair",), blend="local"))
     assert outside.any()
     np.testing.assert_array_equal(edited[outside], IMAGES[outside])
     assert (edited[~outside] != IMAGES[~outside]).mean() > 0.9
@@ -173,71 +191,71 @@ def test_local_leaves_pixels_outside_the_matte_bit_for_bit():
 # How they may be called.
 
 
-def test_within_jit_as_without():
-    for jitted, edit in zip(hair_edits(MODEL, IMAGES), EDITS.values(), strict=True):
-        assert_close(jitted, edit(MODEL, IMAGES, regions=("hair",)))
+def test_within_jit_as_without(model):
+    for jitted, edit in zip(hair_edits(model, IMAGES), EDITS.values(), strict=True):
+        assert_close(jitted, edit(model, IMAGES, regions=("hair",)))
 
 
-def test_jitted_with_static_regions_and_blend():
+def test_jitted_with_static_regions_and_blend(model, key):
     jitted = jax.jit(l2.edit, static_argnames=("regions", "blend"))
-    found = jitted(MODEL, IMAGES, KEY, regions=("hair",), strength=0.4, blend="local")
-    assert_close(found, l2.edit(MODEL, IMAGES, KEY, ("hair",), 0.4, "local"))
+    found = jitted(model, IMAGES, key, regions=("hair",), strength=0.4, blend="local")
+    assert_close(found, l2.edit(model, IMAGES, key, ("hair",), 0.4, "local"))
 
 
-def test_a_batch_as_one_by_one():
-    together = hair_edits(MODEL, IMAGES)
+def test_a_batch_as_one_by_one(model):
+    together = hair_edits(model, IMAGES)
     for i in range(len(IMAGES)):
-        for alone, all_three in zip(hair_edits(MODEL, IMAGES[i : i + 1]), together, strict=True):
+        for alone, all_three in zip(hair_edits(model, IMAGES[i : i + 1]), together, strict=True):
             assert_close(alone, all_three[i : i + 1])
 
 
-def test_segmentation_of_a_batch_as_one_by_one():
-    alone = [masks_of(IMAGES[i : i + 1])[0] for i in range(len(IMAGES))]
-    np.testing.assert_array_equal(masks_of(), np.stack(alone))
+def test_segmentation_of_a_batch_as_one_by_one(model):
+    alone = [masks_of(model, IMAGES[i : i + 1])[0] for i in range(len(IMAGES))]
+    np.testing.assert_array_equal(masks_of(model), np.stack(alone))
 
 
-def test_one_key_a_sample_is_that_samples_key():
-    keys = jax.random.split(KEY, 3)
-    together = l2.edit(MODEL, IMAGES, keys)
+def test_one_key_a_sample_is_that_samples_key(model, key):
+    keys = jax.random.split(key, 3)
+    together = l2.edit(model, IMAGES, keys)
     for i in range(3):
-        assert_close(l2.edit(MODEL, IMAGES[i : i + 1], keys[i]), together[i : i + 1])
+        assert_close(l2.edit(model, IMAGES[i : i + 1], keys[i]), together[i : i + 1])
 
 
-def test_keys_may_be_typed_or_raw():
+def test_keys_may_be_typed_or_raw(model):
     typed, raw = jax.random.key(3), jax.random.PRNGKey(3)
-    np.testing.assert_array_equal(l2.edit(MODEL, IMAGES, raw), l2.edit(MODEL, IMAGES, typed))
+    np.testing.assert_array_equal(l2.edit(model, IMAGES, raw), l2.edit(model, IMAGES, typed))
     np.testing.assert_array_equal(
-        l2.edit(MODEL, IMAGES, jax.random.split(raw, 3)),
-        l2.edit(MODEL, IMAGES, jax.random.split(typed, 3)),
+        l2.edit(model, IMAGES, jax.random.split(raw, 3)),
+        l2.edit(model, IMAGES, jax.random.split(typed, 3)),
     )
 
 
-def test_other_keys_and_strengths_give_other_edits():
+def test_other_keys_and_strengths_give_other_edits(model):
     edits = [
-        l2.edit(MODEL, IMAGES, jax.random.key(seed), strength=strength)
+        l2.edit(model, IMAGES, jax.random.key(seed), strength=strength)
         for seed, strength in ((0, 0.6), (1, 0.6), (0, 0.3))
     ]
     for i in range(3):
         assert np.abs(edits[i] - edits[i - 1]).max() > 0.01
 
 
-def test_regions_may_be_a_list_or_a_tuple():
+def test_regions_may_be_a_list_or_a_tuple(model, key):
     np.testing.assert_array_equal(
-        l2.edit(MODEL, IMAGES, KEY, ["hair"]), l2.edit(MODEL, IMAGES, KEY, ("hair",))
+        l2.edit(model, IMAGES, key, ["hair"]), l2.edit(model, IMAGES, key, ("hair",))
     )
 
 
-def test_swap_takes_one_reference_or_one_each():
-    one = l2.swap(MODEL, IMAGES, IMAGES[:1], ("hair",))
-    each = l2.swap(MODEL, IMAGES, np.repeat(IMAGES[:1], 3, axis=0), ("hair",))
+def test_swap_takes_one_reference_or_one_each(model):
+    one = l2.swap(model, IMAGES, IMAGES[:1], ("hair",))
+    each = l2.swap(model, IMAGES, np.repeat(IMAGES[:1], 3, axis=0), ("hair",))
     assert_close(one, each)
 
 
-def test_gradients_reach_pixels_strength_and_parameters():
-    def loss(model, images, strength):
-        return jnp.sum(jnp.square(l2.edit(model, images, KEY, ("hair",), strength)))
+def test_gradients_reach_pixels_strength_and_parameters(model, key):
+    def loss(differentiated, images, strength):
+        return jnp.sum(jnp.square(l2.edit(differentiated, images, key, ("hair",), strength)))
 
-    of_model, of_images, of_strength = jax.grad(loss, argnums=(0, 1, 2))(MODEL, IMAGES, 0.6)
+    of_model, of_images, of_strength = jax.grad(loss, argnums=(0, 1, 2))(model, IMAGES, 0.6)
     for gradient in (*jax.tree.leaves(of_model.smn), of_images, of_strength):
         assert np.isfinite(gradient).all()
     for gradient in (of_model.smn.decoder["to_rgb"]["bias"], of_images, of_strength):
@@ -245,11 +263,11 @@ def test_gradients_reach_pixels_strength_and_parameters():
     assert all((gradient == 0).all() for gradient in jax.tree.leaves(of_model.smpn))  # hard masks
 
 
-def test_vmap_over_keys():
-    keys = jax.random.split(KEY, 2)
-    mapped = jax.vmap(lambda key: l2.edit(MODEL, IMAGES, key, ("hair",)))(keys)
-    for key, edited in zip(keys, mapped, strict=True):
-        assert_close(edited, l2.edit(MODEL, IMAGES, key, ("hair",)))
+def test_vmap_over_keys(model, key):
+    keys = jax.random.split(key, 2)
+    mapped = jax.vmap(lambda one: l2.edit(model, IMAGES, one, ("hair",)))(keys)
+    for one, edited in zip(keys, mapped, strict=True):
+        assert_close(edited, l2.edit(model, IMAGES, one, ("hair",)))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -270,9 +288,9 @@ def test_vmap_over_keys():
         ({"blend": "soft"}, "unknown blend 'soft': choose from paper, local"),
     ],
 )
-def test_wrong_options_are_named(edit, options, message):
+def test_wrong_options_are_named(model, edit, options, message):
     with refused(message):
-        edit(MODEL, IMAGES, **options)
+        edit(model, IMAGES, **options)
 
 
 @pytest.mark.parametrize("edit", [*EDITS.values(), l2.segment], ids=[*EDITS, "segment"])
@@ -293,31 +311,31 @@ def test_wrong_options_are_named(edit, options, message):
     ],
     ids=["uint8", "height", "width", "no batch", "channels"],
 )
-def test_images_it_cannot_read_are_refused(edit, images, message):
+def test_images_it_cannot_read_are_refused(model, edit, images, message):
     with refused(message + ".*"):
-        edit(MODEL, images)
+        edit(model, images)
 
 
-def test_numbers_that_do_not_match_are_refused():
+def test_numbers_that_do_not_match_are_refused(model, key):
     with refused("2 style images for 3 images: give one, or one for each"):
-        l2.swap(MODEL, IMAGES, IMAGES[:2])
+        l2.swap(model, IMAGES, IMAGES[:2])
     with refused(r"keys of shape \(2,\): give one key, or one for each of 3"):
-        l2.edit(MODEL, IMAGES, jax.random.split(KEY, 2))
+        l2.edit(model, IMAGES, jax.random.split(key, 2))
 
 
 @each_edit
-def test_without_an_smpn_whole_images_work_and_regions_do_not(edit):
-    model = L2SAE(SMN)
-    structure, style = jax.eval_shape(l2.encode, model, IMAGES)
-    assert jax.eval_shape(l2.decode, model, structure, style).shape == IMAGES.shape
+def test_without_an_smpn_whole_images_work_and_regions_do_not(model, edit):
+    alone = L2SAE(model.smn)
+    structure, style = jax.eval_shape(l2.encode, alone, IMAGES)
+    assert jax.eval_shape(l2.decode, alone, structure, style).shape == IMAGES.shape
     for function in (edit, l2.segment):
         with refused("this model has no SMPN, so it cannot predict region masks: .*"):
-            function(model, IMAGES)
+            function(alone, IMAGES)
 
 
 @each_edit
-def test_without_an_smn_only_segmentation_works(edit):
-    model = L2SAE(None, MODEL.smpn)
-    assert jax.eval_shape(l2.segment, model, IMAGES).shape == masks_of().shape
+def test_without_an_smn_only_segmentation_works(model, edit):
+    alone = L2SAE(None, model.smpn)
+    assert jax.eval_shape(l2.segment, alone, IMAGES).shape == masks_of(model).shape
     with refused("this model has no SMN, so it can segment but not restyle images"):
-        edit(model, IMAGES)
+        edit(alone, IMAGES)

@@ -8,7 +8,6 @@ import optax
 import pytest
 from agreement import L2S_128, SMALL_64, figures, noise_maps, parameters
 
-from l2sae_jax.convert import entry_table
 from l2sae_jax.model import Autoencoder, AutoencoderConfig
 from l2sae_jax.objectives import (
     Crops,
@@ -22,6 +21,7 @@ from l2sae_jax.objectives import (
     total,
 )
 from l2sae_jax.regions import DEFAULT_SLICES, PART_LABELS
+from l2sae_jax.torch_layout import entry_table
 from l2sae_jax.training.state import make_optimizers
 
 STEPS = {

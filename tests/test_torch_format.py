@@ -223,13 +223,13 @@ def test_reads_compressed_archives_and_those_without_byte_order(path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_read_object_returns_wrapped_state_dicts(path, form):
-    contents = {"state_dict": {"a": tensor("0", (9,))}, "epoch": 3, "names": ["x", ("y", None)]}
-    save(path, form, contents, {"0": NINE})
-    got = torch_format.read_object(path)
-    np.testing.assert_array_equal(got["state_dict"].pop("a"), np.arange(9))
-    assert got == {"state_dict": {}, "epoch": 3, "names": ["x", ("y", None)]}
-    assert refusal(path).startswith("entry 'state_dict' is a dict; want one flat state dict")
+@pytest.mark.parametrize(
+    ("wrapped", "kind"),
+    [({"a": tensor("0", (9,))}, "dict"), (["x", ("y", None)], "list"), (None, "NoneType")],
+)
+def test_other_structures_are_understood_and_told_from_a_state_dict(path, form, wrapped, kind):
+    save(path, form, {"epoch": 3, "state_dict": wrapped}, {"0": NINE} if kind == "dict" else {})
+    assert refusal(path).startswith(f"entry 'state_dict' is a {kind}; want one flat state dict")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")

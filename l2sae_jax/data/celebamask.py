@@ -538,14 +538,16 @@ def prepare(
 
     Raises:
       FileNotFoundError, ValueError: the source is missing, not the release, or holds nothing
-        usable; or there are neither records nor a source.
+        usable; there are neither records nor a source; or the records are of another source.
     """
     builder = _builder(data_dir, size, source=source, workers=workers, progress=progress)
     if records_exist(data_dir, size):
+        _check_same_source(builder, source)
         return builder
     _ = builder.release  # a source that cannot be used is an error before anything is touched
     with _only_one_process(builder.work_path.with_name(f".lock-{size}")), _tfds_bars_hidden():
         if records_exist(data_dir, size):  # another process made them while this one waited
+            _check_same_source(builder, source)
             return _builder(data_dir, size)
         _remove_leftovers(builder)
         builder.download_and_prepare(download_dir=builder.work_path / "downloads")
@@ -554,6 +556,20 @@ def prepare(
         report = json.loads(builder.report_path.read_text())
         print(f"{_summary(report)}; see {builder.report_path}")
     return builder
+
+
+def _check_same_source(builder: CelebAMaskHQ, source: str | os.PathLike | None) -> None:
+    """Raises ValueError if the records were made from a release of another name than `source`."""
+    if not source:
+        return
+    # As `open_archive` names it, whose name the report holds.
+    given = Path(source).expanduser().name
+    recorded = json.loads(builder.report_path.read_text())["source"]
+    if given != recorded:
+        raise ValueError(
+            f"{builder.data_path} holds records of {recorded}, not of {given}: give another "
+            "data_dir for these, or no source to use the records there"
+        )
 
 
 @contextlib.contextmanager

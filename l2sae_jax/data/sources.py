@@ -34,7 +34,8 @@ def open_source(data_config: ml_collections.ConfigDict, split: str) -> Source:
       split: "train", "validation" or "test".
 
     Raises:
-      ValueError: an unknown name or split, or neither records nor a source to make them from.
+      ValueError: an unknown name or split, neither records nor a source to make them from, or
+        records made from another source.
       FileNotFoundError: the source does not exist.
     """
     if split not in SPLITS:

@@ -1,15 +1,78 @@
 """Saving and restoring a run, its place in the data included."""
 
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from l2sae_jax.checkpoints import CHECKPOINTS, FORMAT, describe, write_config
+from l2sae_jax.checkpoints import CHECKPOINTS, CONFIG_FILE, FORMAT, describe, write_config
 from l2sae_jax.data.pipeline import Pipeline
 from l2sae_jax.objectives import Objective
 from l2sae_jax.training.state import TrainState
+
+# What may differ when a run goes on: how long it is, what it writes down, where its data are.
+_MAY_CHANGE = {
+    *("images", "log_every", "evaluate_every", "evaluate_images", "evaluate_batch_size"),
+    *("checkpoint_every", "keep_checkpoints", "init_from", "data.source", "data.data_dir"),
+}
+TRAIN_CONFIG_FILE = "train_config.json"
+
+
+@contextlib.contextmanager
+def only_run_in(workdir: Path, config) -> Iterator[None]:
+    """Makes a workdir this process's own, and this config's.
+
+    The config is kept in train_config.json; a run that goes on must have the same one.
+
+    Raises:
+      ValueError: another process trains there, another config did, or it holds a finished model.
+    """
+    if (workdir / CONFIG_FILE).exists() and "weights" in json.loads(
+        (workdir / CONFIG_FILE).read_text()
+    ):
+        raise ValueError(f"{workdir} holds a saved model: give another folder as workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is training in {workdir}") from None
+        _keep_config(workdir / TRAIN_CONFIG_FILE, config)
+        yield
+
+
+def _keep_config(file: Path, config) -> None:
+    now = json.loads(config.to_json())
+    if file.exists():
+        ours, theirs = _flat(now), _flat(json.loads(file.read_text()))
+        changed = sorted(
+            name
+            for name in (ours.keys() | theirs.keys()) - _MAY_CHANGE
+            if ours.get(name) != theirs.get(name)
+        )
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{file.parent} was trained with config.{name}={theirs.get(name)}, not "
+                f"{ours.get(name)}: use the config it was trained with, or another workdir"
+            )
+    replacement = file.with_suffix(".part")
+    replacement.write_text(json.dumps(now, indent=1) + "\n")
+    replacement.replace(file)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
 
 
 class RunCheckpoints:

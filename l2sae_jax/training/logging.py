@@ -10,10 +10,11 @@ from clu import metrics
 from jaxtyping import Float
 
 from l2sae_jax.data.images import write_png
+from l2sae_jax.label_maps import colour_map, label_map
 from l2sae_jax.model import Autoencoder
 from l2sae_jax.objectives import Objective
-from l2sae_jax.regions import REGIONS, region_masks
-from l2sae_jax.training.steps import to_float
+from l2sae_jax.pixels import to_images, to_pixels
+from l2sae_jax.regions import REGION_NAMES, region_masks
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -34,7 +35,9 @@ class ScalarLog:
                 line for line in self._path.read_text().splitlines() if _step(line) is not None
             ]
             kept = [line for line in lines if _step(line) <= first_step]
-            self._path.write_text("".join(line + "\n" for line in kept))
+            replacement = self._path.with_suffix(".part")
+            replacement.write_text("".join(line + "\n" for line in kept))
+            replacement.replace(self._path)
         self._writer = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
 
     def write(self, step: int, images: int, scalars: Mapping[str, float]) -> None:
@@ -92,8 +95,7 @@ class Averages:
 
 def write_grid(path: Path, rows: np.ndarray) -> None:
     """Writes `[rows, columns, H, W, 3]` float images in [-1, 1] as one PNG."""
-    rows = np.asarray(rows)
-    pixels = np.clip(np.rint((rows + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    pixels = np.asarray(to_pixels(rows))
     n, m, height, width, _ = pixels.shape
     write_png(path, pixels.transpose(0, 2, 1, 3, 4).reshape(n * height, m * width, 3))
 
@@ -104,20 +106,14 @@ def make_grid_step(objective: Objective):
     Rows: the input; where whole images are decoded, its reconstruction and the mix of neighbours;
     where there are slices, the labels and the predicted masks in the regions' colours.
     """
-    colours = np.asarray([region.colour for region in REGIONS], np.float32) / 127.5 - 1.0
     autoencoder = objective.autoencoder
 
-    def paint(masks: Float[jax.Array, "B H W R"]):
-        # Later regions lie on top: lips over skin.
-        picture = -np.ones((1, 1, 1, 3), np.float32)
-        for region in range(len(REGIONS)):
-            inside = masks[..., region, None]
-            picture = inside * colours[region] + (1.0 - inside) * picture
-        return picture
+    def paint(masks: Float[jax.Array, "B H W R"]) -> Float[jax.Array, "B H W 3"]:
+        return to_images(colour_map(label_map(masks, REGION_NAMES)))
 
     def step(generator, batch):
         model = Autoencoder(**generator, config=autoencoder)
-        images = to_float(batch["image"])
+        images = to_images(batch["image"])
         rows = [images]
         if objective.config.kind != "smpn":
             structure, style = model.encode(images)
@@ -126,7 +122,7 @@ def make_grid_step(objective: Objective):
             rows.append(model.decode(structure, swapped))
         if autoencoder.slices is not None:
             rows.append(paint(region_masks(batch["labels"])))
-            rows.append(paint(model.region_masks(images, range(len(REGIONS)))))
+            rows.append(paint(model.region_masks(images, range(len(REGION_NAMES)))))
         return jax.numpy.stack(rows)
 
     return jax.jit(step)

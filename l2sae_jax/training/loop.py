@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from clu import parameter_overview
 from tqdm import tqdm
 
 from l2sae_jax.checkpoints import read_description
-from l2sae_jax.data.pipeline import make_pipeline
+from l2sae_jax.data.pipeline import Pipeline, make_pipeline
 from l2sae_jax.data.sources import open_source
 from l2sae_jax.metrics import summarise
 from l2sae_jax.objectives import Objective
-from l2sae_jax.training.checkpointing import RunCheckpoints
+from l2sae_jax.training.checkpointing import RunCheckpoints, only_run_in
 from l2sae_jax.training.logging import Averages, ScalarLog, make_grid_step, write_grid
 from l2sae_jax.training.state import TrainState, create_state, make_objective, make_optimizers
 from l2sae_jax.training.steps import (
@@ -26,6 +26,13 @@ from l2sae_jax.training.steps import (
 
 # How many steps the host may run ahead of the device before it reads their losses.
 _LAG = 2
+
+
+_FIELDS = (
+    *("seed", "batch_size", "images", "init_from", "optimizer", "average_decay", "networks"),
+    *("objective", "data", "log_every", "evaluate_every", "evaluate_images"),
+    *("evaluate_batch_size", "checkpoint_every", "keep_checkpoints"),
+)
 
 
 class NotFiniteError(ValueError):
@@ -50,27 +57,28 @@ def train_and_evaluate(config, workdir: str | Path) -> TrainState:
       NotFiniteError: names the step, the term, and the last good checkpoint.
     """
     workdir = Path(workdir)
+    missing = [name for name in _FIELDS if name not in config]
+    if missing:
+        raise ValueError(f"config.{missing[0]} is missing; compare with configs/smoke.py")
     objective = make_objective(config)
-    optimizers = make_optimizers(config, objective.config)
-    source = open_source(config.data, "train")
     _check(config, objective)
+    source = open_source(config.data, "train")
     pipeline = make_pipeline(
         source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip
     )
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = RunCheckpoints(workdir, objective, config.keep_checkpoints)
+    with only_run_in(workdir, config):
+        return _train(config, workdir, objective, pipeline)
 
-    state = create_state(
-        initial_parameters(config, objective), optimizers, average=bool(config.average_decay)
-    )
+
+def _train(config, workdir: Path, objective: Objective, pipeline: Pipeline) -> TrainState:
+    checkpoints = RunCheckpoints(workdir, objective, config.keep_checkpoints)
+    optimizers = make_optimizers(config, objective.config)
+    params = initial_parameters(config, objective, resuming=checkpoints.latest is not None)
+    state = create_state(params, optimizers, average=bool(config.average_decay))
+    print(parameter_overview.get_parameter_overview(params, include_stats=False))
     if checkpoints.latest is not None:
         state = checkpoints.restore(state, pipeline)
-        logging.info("Continuing from checkpoint %d in %s", checkpoints.latest, workdir)
-    else:
-        overview = state.generator | state.discriminator
-        logging.info(
-            "\n%s", parameter_overview.get_parameter_overview(overview, include_stats=False)
-        )
+        print(f"Continuing from checkpoint {checkpoints.latest} in {workdir}")
 
     step_functions = {
         kind: make_step(
@@ -126,30 +134,32 @@ def train_and_evaluate(config, workdir: str | Path) -> TrainState:
 _KEY_OF = {"generator": 0, "discriminator": 1, "penalty": 2}
 
 
-def initial_parameters(config, objective: Objective):
+def initial_parameters(config, objective: Objective, *, resuming: bool = False):
     """Fresh parameters, or those of a converted checkpoint or another run's workdir.
 
-    Networks that `config.init_from` does not hold, discriminators for instance, start fresh.
+    Networks that `config.init_from` does not hold, discriminators for instance, start fresh, and so
+    do all when `resuming`: a checkpoint will replace them.
 
     Raises:
       ValueError: it holds networks of another architecture.
     """
-    params = objective.architecture.init(jax.random.key(config.seed))
-    if not config.init_from:
-        return params
-    description = read_description(Path(config.init_from))
-    names = ("smpn", "smn") if objective.config.kind == "smpn" else ("smn", "smpn")
-    name = next(name for name in names if name in description.architectures)
-    loaded = description.read()[name]
-    for network in set(loaded) & set(params):
-        want, have = (jax.tree.map(np.shape, tree[network]) for tree in (params, loaded))
-        if want != have:
-            raise ValueError(
-                f"config.init_from={config.init_from}: its {name} {network} has another shape than "
-                f"config.networks.{network} describes"
-            )
-        params[network] = jax.tree.map(lambda x: jax.numpy.asarray(x, "float32"), loaded[network])
-    return params
+    loaded = {}
+    if config.init_from and not resuming:
+        description = read_description(Path(config.init_from))
+        names = ("smpn", "smn") if objective.config.kind == "smpn" else ("smn", "smpn")
+        name = next(name for name in names if name in description.architectures)
+        for network in description.architectures[name].present():
+            theirs = getattr(description.architectures[name], network)
+            ours = getattr(objective.architecture, network)
+            if ours is not None and ours != theirs:
+                raise ValueError(
+                    f"config.init_from={config.init_from}: its {name} has another {network} than "
+                    f"config.networks.{network} describes"
+                )
+            if ours is not None:
+                tree = description.networks(name)[network]
+                loaded[network] = jax.tree.map(lambda x: jnp.asarray(x, "float32"), tree)
+    return objective.architecture.init(jax.random.key(config.seed)) | loaded
 
 
 class Evaluation:
@@ -188,6 +198,12 @@ def _due(step: int, every_images: int, batch_size: int) -> bool:
 
 
 def _check(config, objective: Objective) -> None:
+    positive = ("log_every", "evaluate_every", "evaluate_images", "evaluate_batch_size")
+    for name in (*positive, "checkpoint_every", "keep_checkpoints"):
+        if config[name] < 1:
+            raise ValueError(f"config.{name} {config[name]}: expected 1 or more")
+    if config.images < config.batch_size:
+        raise ValueError(f"config.images {config.images}: less than a batch")
     if config.batch_size < 2 or config.batch_size % 2:
         raise ValueError(f"config.batch_size {config.batch_size}: mixing needs an even number")
     encoder, size = objective.autoencoder.encoder, config.data.size

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from l2sae_jax.metrics.scores import Sums, mask_sums, reconstruction_sums
 from l2sae_jax.model import Autoencoder
 from l2sae_jax.objectives import Losses, Objective, branch_targets, total
+from l2sae_jax.pixels import to_images
 from l2sae_jax.regions import REGIONS, region_masks
 from l2sae_jax.training.augmentation import jitter_colours
 from l2sae_jax.training.state import Optimizers, TrainState, moving_average
@@ -20,7 +21,8 @@ Batch = dict[str, UInt8[Array, "B H W *C"]]
 Terms = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Terms]]
 
-_JITTER = 0x6A6974  # sets the keys of colours apart from those of the losses
+# These set the keys of colours apart from those of the losses.
+_JITTER, _RECOLOURING = 0x6A6974, 0x726563
 
 # How many crops each kind of step takes of every picture.
 _CROP_CALLS = {"generator": 2, "discriminator": 3, "penalty": 2}
@@ -35,11 +37,6 @@ def kinds_of_step(step: int, objective: Objective) -> tuple[Kind, ...]:
         return ("generator",)
     penalised = (step // 2) % objective.config.r1_every == 0
     return ("discriminator", "penalty") if penalised else ("discriminator",)
-
-
-def to_float(images: UInt8[Array, "*B H W 3"]) -> Float[Array, "*B H W 3"]:
-    """Pixels from [0, 255] to [-1, 1]."""
-    return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def make_step(
@@ -67,7 +64,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, key: Key[Array, ""]):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["image"].shape[0]))
-        images = to_float(batch["image"])
+        images = to_images(batch["image"])
         if colour_jitter:
             jitter_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _JITTER)
             images = jitter_colours(images, jitter_keys, colour_jitter)
@@ -75,6 +72,11 @@ def make_step(
         scale = objective.autoencoder.encoder.downsampling
         grid = (images.shape[1] // scale, images.shape[2] // scale)
         draws = objective.draws(keys, grid, _CROP_CALLS[kind])
+        if cfg.recolouring:
+            recolour_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _RECOLOURING)
+            draws = draws._replace(
+                recoloured=jitter_colours(images, recolour_keys, cfg.recolouring)
+            )
 
         def loss(trained):
             parts = losses(trained, state, images, targets, draws)
@@ -114,7 +116,7 @@ def make_validation_step(objective: Objective) -> Callable[[Any, Batch], Sums]:
 
     def step(generator, batch):
         model = Autoencoder(**generator, config=autoencoder)
-        images = to_float(batch["image"])
+        images = to_images(batch["image"])
         sums = {}
         if objective.config.kind != "smpn":
             sums |= reconstruction_sums(images, model.decode(*model.encode(images)))

@@ -262,6 +262,16 @@ def test_a_second_run_does_nothing(release, tmp_path, monkeypatch):
     assert len(examples(make("", tmp_path))) == 12
 
 
+def test_records_of_another_source_are_not_taken_for_the_given_ones(release, tmp_path):
+    made = make(release, tmp_path)
+    other = shutil.copytree(release, tmp_path / "Portraits")
+    with pytest.raises(ValueError, match="of CelebAMask-HQ, not of Portraits: .*data_dir") as error:
+        make(other, tmp_path)
+    assert "\n" not in str(error.value)
+    assert make(f"{release}/", tmp_path).data_path == make(None, tmp_path).data_path
+    assert report(made)["source"] == "CelebAMask-HQ"
+
+
 KILLED = """
 import os, sys
 from l2sae_jax.data import celebamask

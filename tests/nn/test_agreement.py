@@ -1,5 +1,7 @@
 """Encoder, decoder and discriminators agree with the PyTorch originals, in float32."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from agreement import FFHQ512, SMALL_64, figures, noise_maps, parameters
 from l2sae_jax.nn import sample_noise
 from l2sae_jax.objectives import Crops, take_crops
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOLERANCE = 2e-5
 
 
@@ -123,7 +126,7 @@ def test_noise_of_a_sample_follows_from_its_own_key():
 
 @pytest.mark.slow
 def test_full_size_512():
-    with np.load("tests/fixtures/ffhq512_full.npz") as file:
+    with np.load(FIXTURES / "ffhq512_full.npz") as file:
         expected = dict(file)
     with jax.default_matmul_precision("highest"):
         params = parameters(FFHQ512)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from PIL import Image
 
 import l2sae_jax as l2
 from l2sae_jax.training import loop
+from l2sae_jax.training.checkpointing import only_run_in
 from l2sae_jax.training.loop import NotFiniteError, initial_parameters, train_and_evaluate
 from l2sae_jax.training.state import make_objective
 from l2sae_jax.training.steps import kinds_of_step
@@ -141,10 +143,17 @@ def test_l1_alone_trains_the_autoencoder_with_every_batch_and_learns(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = smoke_config("smpn")
     config.objective.update(gan=0.0, patch=0.0)
-    config.checkpoint_every = 4
+    config.checkpoint_every, config.average_decay = 4, 0.0
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(NotFiniteError, match=r"^step \d: .*G_L1.* is not finite; last good chec"):
+    with pytest.raises(NotFiniteError) as caught:
         train_and_evaluate(config, tmp_path)
+    step, saved = re.fullmatch(
+        rf"step (\d): .*G_L1.* is not finite; last good checkpoint: checkpoint (\d) in {tmp_path}",
+        str(caught.value),
+    ).groups()
+    assert int(saved) == int(step) - 1
+    assert (tmp_path / "checkpoints" / saved / "networks").is_dir()
+    assert not (tmp_path / "checkpoints" / step).exists()
 
 
 def test_starting_from_another_runs_parameters(finished):
@@ -154,19 +163,30 @@ def test_starting_from_another_runs_parameters(finished):
     assert_same(params["encoder"], state.average["encoder"])
     assert_same(params["image_discriminator"], state.discriminator["image_discriminator"])
 
-    config.networks.encoder.style_channels = config.networks.decoder.style_channels = 4
-    with pytest.raises(ValueError, match=r"config.init_from=.* its smn .* has another shape"):
+    config.networks.encoder.taps = (1,)
+    with pytest.raises(ValueError, match=r"config.init_from=.* its smn has another encoder than"):
         initial_parameters(config, make_objective(config))
 
 
-def test_another_configuration_in_the_same_workdir_is_refused(finished, tmp_path):
+def test_another_configuration_in_the_same_workdir_is_refused(finished):
     workdir, _ = finished
-    before = (workdir / "config.json").read_text()
-    config = smoke_config()
-    config.networks.decoder.head_widths = (10,)
-    with pytest.raises(ValueError, match="use the config it was trained with, or another workdir"):
-        train_and_evaluate(config, workdir)
-    assert (workdir / "config.json").read_text() == before
+    before = {path: path.read_bytes() for path in workdir.glob("*.json*")}
+    for change in ({"networks.decoder.head_widths": (10,)}, {"objective.l1": 2.0}, {"seed": 1}):
+        name = next(iter(change))
+        with pytest.raises(ValueError, match=f"was trained with config.{name}=.*another workdir"):
+            train_and_evaluate(smoke_config(**change), workdir)
+    assert {path: path.read_bytes() for path in workdir.glob("*.json*")} == before
+
+
+def test_a_workdir_has_one_run_and_is_no_saved_model(tmp_path):
+    with (
+        only_run_in(tmp_path / "run", smoke_config()),
+        pytest.raises(ValueError, match="another process is training in"),
+    ):
+        train_and_evaluate(smoke_config(), tmp_path / "run")
+    (tmp_path / "config.json").write_text('{"format": 1, "weights": "weights-00000000"}')
+    with pytest.raises(ValueError, match="holds a saved model: give another folder as workdir"):
+        train_and_evaluate(smoke_config(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +199,10 @@ def test_another_configuration_in_the_same_workdir_is_refused(finished, tmp_path
         ({"networks.encoder.structure_channels": 9}, "disagree on the codes"),
         ({"networks.encoder.widths": (6, 8, 8)}, "halves 2 times but the decoder doubles 1 times"),
         ({"dtype": "float8"}, "dtype 'float8': choose float32 or bfloat16"),
+        ({"log_every": 0}, "config.log_every 0: expected 1 or more"),
+        ({"images": 2}, "config.images 2: less than a batch"),
+        ({"objective.r1_every": 0}, "r1_every 0: expected 1 or more"),
+        ({"networks.encoder.widths": (6, "b")}, r"encoder.widths.1.: expected a whole number"),
     ],
 )
 def test_a_bad_config_is_refused_in_a_line(change, message, tmp_path):
@@ -196,17 +220,42 @@ def test_discriminators_and_autoencoder_take_turns_with_lazy_penalties():
     assert [i for i, kind in enumerate(kinds) if "penalty" in kind] == [0, 32]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=nowhere.py", "--workdir=run"], "--config=nowhere.py: there is no such file"),
+        (["--config=CONFIG"], "give both --config and --workdir"),
+        (["--config=CONFIG", "--workdir=run", "--config.nope=1"], "the config has no field"),
+        (["--config=CONFIG:gan", "--workdir=run"], "objective kind 'gan': choose"),
+        (["--config=CONFIG", "--workdir=run", "extra"], "unexpected argument 'extra'"),
+        (["--config=CONFIG", "--workdir=run", "--config.data.name=x"], "unknown data.name 'x'"),
+    ],
+)
+def test_the_program_tells_mistakes_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("train_program", ROOT / "train.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    config = str(ROOT / "configs" / "smoke.py")
+    assert program.main(["train.py", *(a.replace("CONFIG", config) for a in arguments)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train.py: error: ") and message in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(finished, tmp_path):
+def test_a_run_killed_after_each_checkpoint_ends_as_if_it_never_was(finished, tmp_path):
     _, expected = finished
     command = [
         *(sys.executable, "train.py", "--config=configs/smoke.py", f"--workdir={tmp_path}"),
-        *("--config.images=32", "--config.checkpoint_every=8", "--config.evaluate_every=32"),
+        *("--config.images=32", "--config.checkpoint_every=16", "--config.evaluate_every=32"),
+        "--config.log_every=8",
     ]
-    for seconds in (15, 25, 30, 40):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
-        process.kill()
-        process.wait()
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "checkpoints" / "4").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert_same(l2.load(tmp_path).smn.decoder, expected.average["decoder"])

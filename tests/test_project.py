@@ -1,0 +1,159 @@
+"""The project as a whole: what importing costs, who may import whom, what is declared, shipped."""
+
+import ast
+import configparser
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import l2sae_jax as l2
+from l2sae_jax.checkpoints import shipped_model_path
+from l2sae_jax.data.images import read_image, resize
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = sorted((ROOT / "l2sae_jax").rglob("*.py"))
+PROGRAMS = sorted(ROOT.glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+# ------------------------------------------------------------------------------------- importing it
+
+_IMPORT = """
+import json, sys, time
+import jax
+from jax._src import xla_bridge
+start = time.perf_counter()
+import l2sae_jax
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, xla_bridge.backends_are_initialized(), sorted(sys.modules)]))
+"""
+
+
+def test_importing_is_quick_starts_no_device_and_leaves_heavy_packages_out():
+    quickest = np.inf
+    for _ in range(3):  # the machine may be busy with something else
+        done = subprocess.run(
+            [sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        seconds, initialised, modules = json.loads(done.stdout)
+        assert not initialised
+        heavy = {"tensorflow", "torch", "orbax", "tensorflow_datasets", "grain", "clu"}
+        assert not heavy.intersection(modules)
+        quickest = min(quickest, seconds)
+        if quickest < 2:
+            break
+    assert quickest < 2
+
+
+# ----------------------------------------------------------------------------------- who knows whom
+
+FILES = {"batch_editing", "checkpoints", "contact_sheet", "convert", "data"}
+FILES |= {"torch_format", "torch_layout"}
+EDITING = {"editing", "matting", "variants"}
+# The rooms of the library, and those of it that each must not know. `regions` knows none.
+MUST_NOT_KNOW = {
+    "nn": FILES | EDITING | {"metrics", "model", "objectives", "regions", "training"},
+    "model": FILES | EDITING | {"metrics", "objectives", "training"},
+    "matting": FILES | {"metrics", "nn", "model", "objectives", "training"},
+    "editing": FILES | {"metrics", "objectives", "training"},
+    "variants": FILES | {"metrics", "objectives", "training"},
+    "objectives": FILES | EDITING | {"training"},
+    "data": EDITING | {"checkpoints", "metrics", "model", "nn", "objectives", "training"},
+    "metrics": {"training"},
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Full names of the modules a file imports, also within functions."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            if node.module == "l2sae_jax":
+                yield from (f"l2sae_jax.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(ROOT / "l2sae_jax").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_in_one_direction(file):
+    room = room_of(file)
+    found = [name.split(".") for name in imports(file)]
+    known = {parts[1] for parts in found if parts[0] == "l2sae_jax" and len(parts) > 1} - {room}
+    assert not known & MUST_NOT_KNOW.get(room, {"training"})
+    assert room != "regions" or not known
+    assert not {parts[0] for parts in found} & {program.stem for program in PROGRAMS}
+
+
+# ------------------------------------------------------------------------------------ what it needs
+
+# Where a distribution has another name than the module it brings.
+DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "orbax": "orbax-checkpoint"}
+# Not imported by name: tensorflow_datasets finds it when it reads and writes the records.
+INDIRECT = {"array-record"}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_requirements_are_those_imported():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].split()
+    declared = {normalised(re.match(r"[\w.-]+", line)[0]) for line in lines}
+    modules = {
+        name.split(".")[0] for file in (*LIBRARY, *PROGRAMS, *CONFIGS) for name in imports(file)
+    }
+    ours = {"l2sae_jax", *(program.stem for program in PROGRAMS)}
+    imported = {
+        normalised(DISTRIBUTIONS.get(name, name))
+        for name in modules - ours - sys.stdlib_module_names
+    }
+    assert imported - declared == set(), "imported but not declared"
+    assert declared - imported - INDIRECT == set(), "declared but not imported"
+
+
+# ----------------------------------------------------------------------------- what the README says
+
+
+@pytest.mark.parametrize("name", ["first", "test"])
+def test_the_readme_gives_its_commands(name):
+    command = [sys.executable, ".ci/readme_command.py", name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "```" not in done.stdout and "<!--" not in done.stdout
+
+
+# ------------------------------------------------------------------------------- what comes with it
+
+SHIPPED = shipped_model_path()
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="no weights in this checkout")
+def test_the_shipped_model_is_small_attributed_and_edits_a_photograph():
+    size = sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file())
+    assert size < 12e6
+    assert (SHIPPED / "ATTRIBUTION.md").read_text().strip()
+
+    model = l2.load()
+    assert model.smn is not None and model.smpn is not None
+    picture = resize(read_image(ROOT / "samples" / "astronaut.png"), (64, 64))
+    images = np.float32(picture)[None] / 127.5 - 1
+    hair = np.asarray(l2.segment(model, images))[0, ..., 0]
+    assert 0.05 < hair.mean() < 0.6
+    edited = np.asarray(l2.edit(model, images, jax.random.key(0), ("hair",), blend="local"))
+    change = np.abs(edited - images)[0].mean(axis=-1)
+    assert np.isfinite(edited).all()
+    assert change[hair == 1].mean() > 3 * change[hair == 0].mean()
