@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from agreement import L2S_128, SMALL_64, figures, noise_maps, parameters
+from reference import tiny_architecture
 
 from l2sae_jax.model import Autoencoder, AutoencoderConfig
 from l2sae_jax.objectives import (
@@ -206,6 +207,26 @@ def test_logistic_reconstruction_pulls_hardest_where_a_mask_is_wrong():
     assert (np.asarray(gradient)[:, :, 0, 0] < 20 * np.asarray(gradient)[:, :, 1, 1]).all()
     with pytest.raises(ValueError, match="'logistic' is for masks"):
         ObjectiveConfig("smn", reconstruction="logistic")
+
+
+def test_recolouring_reads_the_structure_from_other_colours_than_the_style():
+    architecture = tiny_architecture(image_discriminator=None, patch_discriminator=None)
+    autoencoder = AutoencoderConfig(architecture.encoder, architecture.decoder, 32)
+    config = ObjectiveConfig(gan=0.0, patch=0.0, reconstructed=1.0)
+    objective = Objective(config, autoencoder, architecture)
+    params = architecture.init(jax.random.key(0))
+    images, others = jax.random.uniform(jax.random.key(1), (2, 2, 32, 32, 3), minval=-1, maxval=1)
+
+    @jax.jit
+    def reconstruct(images, recoloured):
+        rec, mix = objective.rec_and_mix(params, images, Draws(None, (), recoloured))
+        assert mix.shape[0] == 0
+        return rec[:, 0]
+
+    model = Autoencoder(**params, config=autoencoder)
+    expected = jax.jit(Autoencoder.decode)(model, model.encode(others)[0], model.encode(images)[1])
+    np.testing.assert_allclose(reconstruct(images, others), expected, atol=1e-5)
+    assert np.abs(reconstruct(images, others) - reconstruct(images, None)).max() > 1e-3
 
 
 # What is random ----------------------------------------------------------------------------------
