@@ -1,4 +1,4 @@
-"""Shared by all tests: nothing is compiled twice in a session."""
+"""Shared by all tests: most of their time is compilation, so there is as little as can be."""
 
 import jax
 import pytest
@@ -6,8 +6,17 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Keeps compiled functions on disk until the session ends; most test time is compilation."""
+    """Keeps compiled functions on disk until the session ends: nothing is compiled twice."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Leaves out most of XLA's optimisations, and forgets compiled functions after each file."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()

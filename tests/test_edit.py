@@ -51,14 +51,6 @@ def write_model(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Tiny networks take much longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "both", ("smn", "smpn"))

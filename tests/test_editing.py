@@ -75,14 +75,6 @@ def hair_edits(model, images):
     return [edit(model, images, regions=("hair",)) for edit in EDITS.values()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Tiny networks take much longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def masks_of(model, images=IMAGES) -> np.ndarray:
     return np.asarray(l2.segment(model, images))
 

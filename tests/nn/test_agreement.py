@@ -15,6 +15,11 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 TOLERANCE = 2e-5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_for_users(quick_compilation):
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def small():
     with jax.default_matmul_precision("highest"):
