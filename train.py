@@ -58,8 +58,9 @@ def _train(config, workdir: str) -> int:
 
 def _parse(options: flags.FlagValues, argv: list[str]) -> list[str]:
     """What is left of the arguments; says plainly what `config_flags` takes a paragraph for."""
-    for argument in argv:
-        name, _, value = argument.partition("=")
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        value = value if equals else following
         if name in ("--config", "-config") and not Path(value.split(":")[0]).is_file():
             raise ValueError(f"--config={value}: there is no such file")
     try:

@@ -224,6 +224,7 @@ def test_discriminators_and_autoencoder_take_turns_with_lazy_penalties():
     ("arguments", "message"),
     [
         (["--config=nowhere.py", "--workdir=run"], "--config=nowhere.py: there is no such file"),
+        (["--config", "nowhere.py", "--workdir=run"], "--config=nowhere.py: there is no such file"),
         (["--config=CONFIG"], "give both --config and --workdir"),
         (["--config=CONFIG", "--workdir=run", "--config.nope=1"], "the config has no field"),
         (["--config=CONFIG:gan", "--workdir=run"], "objective kind 'gan': choose"),
@@ -237,7 +238,9 @@ def test_the_program_tells_mistakes_in_one_line(arguments, message, tmp_path, mo
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     config = str(ROOT / "configs" / "smoke.py")
-    assert program.main(["train.py", *(a.replace("CONFIG", config) for a in arguments)]) == 1
+    argv = ["train.py", *(argument.replace("CONFIG", config) for argument in arguments)]
+    monkeypatch.setattr(sys, "argv", argv)  # where config_flags looks for the fields' flags
+    assert program.main(argv) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("train.py: error: ") and message in line
     assert not (tmp_path / "run").exists()
