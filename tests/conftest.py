@@ -20,3 +20,9 @@ def quick_compilation():
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compiled_as_for_users(quick_compilation):
+    """All optimisations, for figures that must agree to rounding."""
+    jax.config.update("jax_disable_most_optimizations", False)

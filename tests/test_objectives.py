@@ -25,6 +25,8 @@ from l2sae_jax.regions import DEFAULT_SLICES, PART_LABELS
 from l2sae_jax.torch_layout import entry_table
 from l2sae_jax.training.state import make_optimizers
 
+pytestmark = pytest.mark.usefixtures("compiled_as_for_users")
+
 STEPS = {
     "D": ("discriminator_losses", 3, "discriminator"),
     "R1": ("gradient_penalty", 2, "discriminator"),

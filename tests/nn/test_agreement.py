@@ -12,12 +12,9 @@ from l2sae_jax.nn import sample_noise
 from l2sae_jax.objectives import Crops, take_crops
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+pytestmark = pytest.mark.usefixtures("compiled_as_for_users")
+
 TOLERANCE = 2e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_as_for_users(quick_compilation):
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
