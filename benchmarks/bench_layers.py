@@ -1,6 +1,6 @@
 """Times the ways to compute the layers where more than one was tried, forward and backward.
 
-python benchmarks/bench_layers.py
+python benchmarks/bench_layers.py    # with the package installed
 
 The forms in use are marked *. Each line gives the best of several runs and its share of the
 ceiling measured beside it: the matrix product or convolution that runs fastest in the same process.
