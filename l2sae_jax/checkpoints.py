@@ -341,6 +341,9 @@ def _save(path: Path, tree: Any) -> None:
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=handlers)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree))
+    # Orbax notes there where it wrote, which is nobody's business who receives the model, and reads
+    # it on no file system that can rename.
+    (path / "commit_success.txt").unlink(missing_ok=True)
 
 
 def _restore(path: Path, shapes: Any) -> Any:
