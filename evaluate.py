@@ -36,6 +36,7 @@ def define_flags() -> flags.FlagValues:
 def evaluate(options: flags.FlagValues) -> dict[str, float]:
     """Scores of the model the flags name; writes scores.json."""
     import l2sae_jax as l2
+    from l2sae_jax.checkpoints import replace_text
     from l2sae_jax.metrics import mask_sums, reconstruction_sums, summarise
     from l2sae_jax.regions import region_masks
 
@@ -62,9 +63,7 @@ def evaluate(options: flags.FlagValues) -> dict[str, float]:
     for (measure, _), source in zip(measures, sources, strict=True):
         totals |= _add_up(measure, model, source, count, options.batch_size)
     scores = {"images": count, **summarise(totals)}
-    temporary = output / f".scores.json.{os.getpid()}"
-    temporary.write_text(json.dumps(scores, indent=1) + "\n")
-    os.replace(temporary, output / "scores.json")
+    replace_text(output / "scores.json", json.dumps(scores, indent=1) + "\n")
     return scores
 
 
@@ -95,9 +94,11 @@ def _add_up(measure: Callable, model, source, count: int, batch_size: int) -> di
     import jax
     import numpy as np
 
+    from l2sae_jax.pixels import to_images
+
     @jax.jit
     def score(model, pictures, labels):
-        return measure(model, pictures / 127.5 - 1.0, labels)
+        return measure(model, to_images(pictures), labels)
 
     totals = {}
     for start in range(0, count, batch_size):

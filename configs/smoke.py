@@ -1,11 +1,11 @@
-"""A run of a minute that touches everything: drawn faces, tiny networks, all losses.
+"""A run of two minutes that touches everything: drawn faces, tiny networks, all losses.
 
 python train.py --config=configs/smoke.py --workdir=runs/smoke
 python train.py --config=configs/smoke.py:smpn --workdir=runs/smoke_smpn
 python train.py --config=configs/smoke.py:joint --workdir=runs/smoke_joint
 
-Hardware: any; two CPU cores take about a minute, most of it compilation. Expected: losses that are
-finite and a G_L1 that falls. The pictures are mush.
+Hardware: any; two CPU cores take less than two minutes, most of it compilation. Expected: losses
+that are finite and a G_L1 that falls. The pictures are mush.
 """
 
 import ml_collections

@@ -321,12 +321,17 @@ def describe(autoencoder: AutoencoderConfig, architecture: Architecture) -> dict
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Replaces config.json in one step."""
-    temporary = directory / f".{CONFIG_FILE}.{os.getpid()}"
     text = json.dumps(config, indent=1)
     # A list of numbers reads better in one line; line breaks are never within strings.
     text = re.sub(r"\[\n\s*([-\d.,\s]*?)\n\s*\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-    temporary.write_text(text + "\n")
-    os.replace(temporary, directory / CONFIG_FILE)
+    replace_text(directory / CONFIG_FILE, text + "\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a text file in one step: a process killed meanwhile leaves what was there before."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, file)
 
 
 def _save(path: Path, tree: Any) -> None:

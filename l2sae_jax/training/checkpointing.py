@@ -10,7 +10,14 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from l2sae_jax.checkpoints import CHECKPOINTS, CONFIG_FILE, FORMAT, describe, write_config
+from l2sae_jax.checkpoints import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    FORMAT,
+    describe,
+    replace_text,
+    write_config,
+)
 from l2sae_jax.data.pipeline import Pipeline
 from l2sae_jax.objectives import Objective
 from l2sae_jax.training.state import TrainState
@@ -61,9 +68,7 @@ def _keep_config(file: Path, config) -> None:
                 f"{file.parent} was trained with config.{name}={theirs.get(name)}, not "
                 f"{ours.get(name)}: use the config it was trained with, or another workdir"
             )
-    replacement = file.with_suffix(".part")
-    replacement.write_text(json.dumps(now, indent=1) + "\n")
-    replacement.replace(file)
+    replace_text(file, json.dumps(now, indent=1) + "\n")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

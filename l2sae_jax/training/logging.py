@@ -9,6 +9,7 @@ import numpy as np
 from clu import metrics
 from jaxtyping import Float
 
+from l2sae_jax.checkpoints import replace_text
 from l2sae_jax.data.images import write_png
 from l2sae_jax.label_maps import colour_map, label_map
 from l2sae_jax.model import Autoencoder
@@ -35,9 +36,7 @@ class ScalarLog:
                 line for line in self._path.read_text().splitlines() if _step(line) is not None
             ]
             kept = [line for line in lines if _step(line) <= first_step]
-            replacement = self._path.with_suffix(".part")
-            replacement.write_text("".join(line + "\n" for line in kept))
-            replacement.replace(self._path)
+            replace_text(self._path, "".join(line + "\n" for line in kept))
         self._writer = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
 
     def write(self, step: int, images: int, scalars: Mapping[str, float]) -> None:

@@ -8,13 +8,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int
 
+from l2sae_jax.checkpoints import DISCRIMINATORS
 from l2sae_jax.configuration import from_dict
 from l2sae_jax.model import AutoencoderConfig
 from l2sae_jax.nn import Architecture
 from l2sae_jax.objectives import Objective, ObjectiveConfig
 
 GENERATOR = ("encoder", "decoder")
-DISCRIMINATORS = ("image_discriminator", "patch_discriminator")
 
 Params = dict[str, Any]
 
