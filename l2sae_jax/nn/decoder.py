@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from l2sae_jax.nn.convolution import convolve, upsampling_convolution
+from l2sae_jax.nn.convolution import blurred_upsampling, convolve
 from l2sae_jax.nn.layers import (
     EPSILON,
     SQRT2,
     Conv,
     Dtype,
     Linear,
-    blur,
     leaky_relu,
     normalise_channels,
     upsample_bilinear,
@@ -139,21 +138,12 @@ class StyledConv(nn.Module):
         if self.upsample_taps is None:
             y = convolve(x, kernel, 1, ((1, 1), (1, 1)))
         else:
-            y = self._upsample(x, kernel)
+            y = blurred_upsampling(x, kernel, self.upsample_taps)
         noise_weight = self.param("noise_weight", nn.initializers.zeros, ())
         if noise is not None:
             y = y + (noise_weight * noise).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return leaky_relu(y + bias.astype(self.dtype))
-
-    def _upsample(self, x, kernel):
-        y = upsampling_convolution(x, kernel)
-        taps = self.upsample_taps
-        # Both sides together bring 2H + 1 pixels to 2H: one each for the four taps 1-3-3-1.
-        total = len(taps) - 2
-        pad = ((total + 1) // 2, total // 2)
-        y = lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), (*pad, 0), (*pad, 0), (0, 0, 0)))
-        return blur(y, taps, gain=4.0)
 
 
 class StyledBlock(nn.Module):

@@ -6,20 +6,25 @@ import numpy as np
 import pytest
 from jax import lax
 
-from l2sae_jax.nn.convolution import convolve, upsampling_convolution
+from l2sae_jax.nn.convolution import blurred_upsampling, convolve, upsampling_convolution
+from l2sae_jax.nn.layers import blur, pad2d
 
 CASES = [
     # stride, padding, height, kernel size
-    (1, ((0, 0), (0, 0)), 9, 3),
-    (1, ((1, 1), (1, 1)), 9, 3),
-    (1, ((1, 1), (1, 1)), 7, 2),
-    (1, ((0, 0), (0, 0)), 10, 1),
-    (2, ((0, 0), (0, 0)), 9, 3),
-    (2, ((0, 0), (0, 0)), 10, 3),
-    (2, ((1, 1), (1, 1)), 10, 3),
-    (2, ((1, 0), (1, 0)), 8, 3),
-    (2, ((0, 0), (0, 0)), 9, 1),
-    (2, ((0, 0), (0, 0)), 10, 1),
+    (1, ((0, 0), (0, 0)), 9, (3, 3)),
+    (1, ((1, 1), (1, 1)), 9, (3, 3)),
+    (1, ((1, 1), (1, 1)), 7, (2, 2)),
+    (1, ((0, 0), (0, 0)), 10, (1, 1)),
+    (2, ((0, 0), (0, 0)), 9, (3, 3)),
+    (2, ((0, 0), (0, 0)), 10, (3, 3)),
+    (2, ((1, 1), (1, 1)), 10, (3, 3)),
+    (2, ((1, 0), (1, 0)), 8, (3, 3)),
+    (2, ((0, 0), (0, 0)), 9, (1, 1)),
+    (2, ((0, 0), (0, 0)), 10, (1, 1)),
+    (1, ((1, 1), (1, 1)), 6, (2, 1)),
+    (1, ((1, 1), (1, 1)), 6, (1, 2)),
+    (1, ((1, 1), (1, 1)), 6, (1, 1)),
+    (1, ((2, 2), (2, 2)), 6, (1, 1)),
 ]
 
 
@@ -38,7 +43,7 @@ def plain(x, kernel, stride, padding):
 @pytest.mark.parametrize(("stride", "padding", "height", "size"), CASES)
 def test_values_and_gradients(stride, padding, height, size):
     x = jax.random.normal(jax.random.key(0), (2, height, height + 2, 3))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+    kernel = jax.random.normal(jax.random.key(1), (*size, 3, 4))
 
     def results(convolution):
         def loss(x, kernel):
@@ -70,3 +75,17 @@ def test_upsampling_convolution_is_a_transposed_convolution():
         for j in range(3):
             theirs[:, i : i + 9 : 2, j : j + 11 : 2] += np.asarray(x @ kernel[i, j])
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "taps", [(1,), (1, 1), (1, 2, 1), (1, 3, 3, 1), (1, 4, 6, 4, 1), (1, 5, 10, 10, 5, 1)]
+)
+def test_blurred_upsampling_is_a_transposed_convolution_and_a_blur(taps):
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+    excess = len(taps) - 2
+    padded = pad2d(upsampling_convolution(x, kernel), (excess + 1) // 2, excess // 2, "constant")
+    expected = blur(padded, taps, gain=4.0)
+    ours = blurred_upsampling(x, kernel, taps)
+    assert ours.shape == (2, 10, 12, 4)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
