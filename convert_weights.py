@@ -37,6 +37,13 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "storage", "float32", ["float32", "float16"], "Dtype of the stored parameters.", **new
     )
+    flags.DEFINE_integer(
+        "mask_reduction",
+        None,
+        "How many times smaller pictures masks are predicted from, a power of 2; by default what "
+        "brings the SMN's size down to the SMPN's.",
+        **new,
+    )
     flags.DEFINE_boolean("discriminators", True, "Keep the discriminators, where present.", **new)
     flags.DEFINE_boolean("to_pytorch", False, "Write smn.pth and smpn.pth instead.", **new)
     flags.DEFINE_string("checkpoint", None, "With --to_pytorch: the model to write.", **new)
@@ -48,7 +55,7 @@ def to_model(options: flags.FlagValues) -> None:
     """Makes one model directory of the networks named."""
     from clu import parameter_overview
 
-    from l2sae_jax.checkpoints import check_model_output
+    from l2sae_jax.checkpoints import check_mask_reduction, check_model_output
     from l2sae_jax.convert import open_network, save_networks, summary
 
     if options.checkpoint is not None:
@@ -59,6 +66,8 @@ def to_model(options: flags.FlagValues) -> None:
         raise ValueError("give --smn, --smpn or both: a .pth file or a model directory")
     if options.joint and (options.smn is None or Path(options.smn).is_dir()):
         raise ValueError("--joint says how the .pth file given as --smn was trained; there is none")
+    if options.mask_reduction is not None:
+        check_mask_reduction(options.mask_reduction)
     check_model_output(Path(options.output))
 
     targets = {"smn": "appearance" if options.joint else None, "smpn": options.smpn_targets}
@@ -71,7 +80,7 @@ def to_model(options: flags.FlagValues) -> None:
         print(summary(name, networks[name]))
         shapes = networks[name].architecture.parameter_shapes()
         print(parameter_overview.get_parameter_overview(shapes, include_stats=False))
-    save_networks(options.output, networks, options.storage)
+    save_networks(options.output, networks, options.storage, options.mask_reduction)
     print(f"Wrote {' and '.join(networks)} in {options.storage} to {options.output}")
 
 

@@ -80,7 +80,8 @@ def edit_photos(paths: list[str], options: flags.FlagValues) -> int:
 
     import l2sae_jax as l2
     from l2sae_jax.batch_editing import plan, run
-    from l2sae_jax.variants import Edit, image_size
+    from l2sae_jax.compilation_cache import keep_compiled_programs
+    from l2sae_jax.variants import Edit
 
     skipped = []
 
@@ -100,11 +101,12 @@ def edit_photos(paths: list[str], options: flags.FlagValues) -> int:
         blend=options.blend,
     )
     work = plan(edit, paths, options.style_reference, Path(options.output), report)
+    keep_compiled_programs()
     model = l2.load(options.checkpoint)
-    size = image_size(model, edit)
-    device = jax.devices()[0]
+    size = model.image_size
+    device, *others = jax.local_devices()
     print(f"Model: {options.checkpoint or 'the one shipped'}, {size} x {size} pixels")
-    print(f"Device: {device.platform} ({device.device_kind})")
+    print(f"Device: {1 + len(others)} x {device.platform} ({device.device_kind})")
     print(f"Edit: {edit}", flush=True)
     start = time.perf_counter()
     edited = run(work, model, options.batch_size, report)

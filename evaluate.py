@@ -37,6 +37,7 @@ def evaluate(options: flags.FlagValues) -> dict[str, float]:
     """Scores of the model the flags name; writes scores.json."""
     import l2sae_jax as l2
     from l2sae_jax.checkpoints import replace_text
+    from l2sae_jax.compilation_cache import keep_compiled_programs
     from l2sae_jax.metrics import mask_sums, reconstruction_sums, summarise
     from l2sae_jax.regions import region_masks
 
@@ -46,34 +47,32 @@ def evaluate(options: flags.FlagValues) -> dict[str, float]:
     def masks(model, images, labels):
         return mask_sums(l2.segment(model, images), region_masks(labels))
 
+    keep_compiled_programs()
     model = l2.load(options.checkpoint)
-    measures = []
-    if model.smn is not None:
-        measures.append((reconstruction, model.smn))
+    measures = [] if model.smn is None else [reconstruction]
     if model.smpn is not None or model.smn.config.slices is not None:
-        measures.append((masks, model.segmenter))
-    sizes = [network.config.image_size for _, network in measures]
-    _check_records(options, sizes)
+        measures.append(masks)
+    _check_records(options, model.image_size)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)  # an error here comes before hours of work
-    sources = [_open_records(options, size) for size in sizes]
+    source = _open_records(options, model.image_size)
 
-    count = min(options.images, *map(len, sources))
-    totals = {}
-    for (measure, _), source in zip(measures, sources, strict=True):
-        totals |= _add_up(measure, model, source, count, options.batch_size)
-    scores = {"images": count, **summarise(totals)}
+    def measure(model, images, labels):
+        return {name: s for m in measures for name, s in m(model, images, labels).items()}
+
+    count = min(options.images, len(source))
+    scores = {"images": count}
+    scores |= summarise(_add_up(measure, model, source, count, options.batch_size))
     replace_text(output / "scores.json", json.dumps(scores, indent=1) + "\n")
     return scores
 
 
-def _check_records(options: flags.FlagValues, sizes: list[int]) -> None:
+def _check_records(options: flags.FlagValues, size: int) -> None:
     from l2sae_jax.data.celebamask import records_exist
 
-    missing = [size for size in sizes if not records_exist(options.data, size)]
-    if missing and not options.source:
+    if not records_exist(options.data, size) and not options.source:
         raise ValueError(
-            f"no CelebAMask-HQ records of {missing[0]} px in {options.data}: give --source, the "
+            f"no CelebAMask-HQ records of {size} px in {options.data}: give --source, the "
             "release (folder, zip or tar) to make them from, or as --data the folder they are in"
         )
 

@@ -2,7 +2,9 @@
 
 python train.py --config=configs/portraits_64.py:smpn --workdir=DIR [--config.field=value ...]
 
-A run that was stopped, by whatever means, continues from its workdir by the same command.
+A run that was stopped, by whatever means, continues from its workdir by the same command. SIGTERM
+stops it after the step it is at: it saves and exits with code 75, upon which a scheduler may queue
+it again. On several hosts, start it on each; see docs/scaling.md.
 """
 
 import os
@@ -12,6 +14,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from l2sae_jax.parallel import initialise
+
 
 def define_flags() -> flags.FlagValues:
     """This program's flags, apart from absl's global ones."""
@@ -19,6 +23,11 @@ def define_flags() -> flags.FlagValues:
     new = {"flag_values": values}
     config_flags.DEFINE_config_file("config", None, "What to train; see configs/.", **new)
     flags.DEFINE_string("workdir", None, "Where checkpoints, logs and pictures go.", **new)
+    flags.DEFINE_string(
+        "coordinator_address", None, "HOST:PORT of process 0, in a run of several.", **new
+    )
+    flags.DEFINE_integer("num_processes", None, "How many processes the run has.", **new)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", **new)
     flags.DEFINE_boolean("help", False, "Show this text.", short_name="h", **new)
     return values
 
@@ -37,6 +46,7 @@ def main(argv: list[str]) -> int:
             )
         if options.config is None or options.workdir is None:
             raise ValueError("give both --config and --workdir")
+        initialise(options.coordinator_address, options.num_processes, options.process_id)
         return _train(options.config, options.workdir)
     except (ValueError, OSError, flags.Error) as error:
         return _fail(error)
@@ -47,10 +57,15 @@ def main(argv: list[str]) -> int:
 def _train(config, workdir: str) -> int:
     import jax
 
-    from l2sae_jax.training import train_and_evaluate
+    from l2sae_jax.compilation_cache import keep_compiled_programs
+    from l2sae_jax.training import StoppedError, train_and_evaluate
 
+    keep_compiled_programs()
     try:
         train_and_evaluate(config, workdir)
+    except StoppedError as stopped:
+        print(f"train.py: {stopped}; the same command continues", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except jax.errors.JaxRuntimeError as error:
         return _fail(f"{str(error).splitlines()[0]} (if memory ran out: a smaller batch_size)")
     return 0

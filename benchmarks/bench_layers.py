@@ -1,38 +1,27 @@
 """Times the ways to compute the layers where more than one was tried, forward and backward.
 
-python benchmarks/bench_layers.py    # with the package installed
+python benchmarks/bench_layers.py --json=layers.json
 
-The forms in use are marked *. Each line gives the best of several runs and its share of the
-ceiling measured beside it: the matrix product or convolution that runs fastest in the same process.
+The forms in use are marked *: run it on new hardware to see whether they should be. "With
+gradients" counts three times the forward work.
 """
 
-import time
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from measuring import Report, arguments, ceilings, measure
 
-from l2sae_jax.nn.convolution import convolve, upsampling_convolution
+from l2sae_jax.nn.convolution import blurred_upsampling, convolve
 from l2sae_jax.nn.layers import blur, pad2d, upsample_bilinear
 
-REPEATS = 5
 ONE = ((1, 1), (1, 1))
-
-
-def seconds(function, *arguments) -> float:
-    compiled = jax.jit(function).lower(*arguments).compile()
-    jax.block_until_ready(compiled(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        times.append(time.perf_counter() - start)
-    return min(times)
+TAPS = (1, 3, 3, 1)
 
 
 def gradient(function):
-    return jax.grad(lambda *arguments: jnp.sum(jnp.square(function(*arguments))), argnums=(0, 1))
+    return jax.grad(lambda *given: jnp.sum(jnp.square(function(*given))), argnums=(0, 1))
 
 
 def plain_convolve(x, kernel, stride=1, padding=((0, 0), (0, 0))):
@@ -41,23 +30,29 @@ def plain_convolve(x, kernel, stride=1, padding=((0, 0), (0, 0))):
     )
 
 
-def plain_upsampling(x, kernel):
-    return lax.conv_transpose(
-        x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+def transposed_and_blurred(x, kernel):
+    """The published order: a transposed convolution, then the blur."""
+    y = lax.conv_transpose(
+        x, kernel[::-1, ::-1], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+    return blur(pad2d(y, 1, 1, "constant"), TAPS, gain=4.0)
 
 
-def depthwise_blur(x, taps):
-    channels = x.shape[-1]
-    taps = jnp.asarray(taps, jnp.float32) / sum(taps)
-    kernel = jnp.broadcast_to(jnp.outer(taps, taps)[:, :, None, None], (4, 4, 1, channels))
+def resized_and_convolved(x, kernel):
+    """What other decoders do; of other values, and four times the work."""
+    return plain_convolve(upsample_bilinear(x), kernel, padding=ONE)
+
+
+def depthwise_blur(x):
+    taps = jnp.asarray(TAPS, x.dtype) / sum(TAPS)
+    kernel = jnp.outer(taps, taps)[:, :, None, None]
     return lax.conv_general_dilated(
         x,
-        kernel,
+        jnp.broadcast_to(kernel, (4, 4, 1, x.shape[-1])),
         (1, 1),
-        "VALID",
+        ONE,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=channels,
+        feature_group_count=x.shape[-1],
     )
 
 
@@ -66,74 +61,67 @@ def resize_twice(x):
     return jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "bilinear")
 
 
-def report(title, gigaflop, forms, *arguments, backward=True):
-    """Prints a table of the forms; 0 GFLOP prints none."""
-    print(f"\n{title}")
-    for name, form in forms.items():
-        columns = [("forward", form, gigaflop)]
-        if backward:
-            columns.append(("with gradients", gradient(form), 3 * gigaflop))
-        cells = []
-        for label, function, work in columns:
-            took = seconds(function, *arguments)
-            rate = f" {work / took:6.0f} GFLOP/s" if work else ""
-            cells.append(f"{label} {1e3 * took:8.1f} ms{rate}")
-        print(f"  {name:32s} " + "   ".join(cells), flush=True)
-
-
-def main():
-    normal = partial(jax.random.normal, jax.random.key(0))
-    print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
-
-    a = normal((2048, 2048))
-    print(f"ceiling: matrix product {2 * 2048**3 / 1e9 / seconds(jnp.matmul, a, a):.0f} GFLOP/s")
-    x, w = normal((1, 128, 128, 256)), normal((3, 3, 256, 256))
-    work = 2 * 9 * 256 * 256 * 128 * 128 / 1e9
-    took = seconds(partial(plain_convolve, padding=ONE), x, w)
-    print(f"ceiling: 3x3 convolution {work / took:.0f} GFLOP/s")
-
-    x, w = normal((16, 66, 66, 32)), normal((3, 3, 32, 32))
-    work = 2 * 9 * 32 * 32 * 64 * 64 * 16 / 1e9
-    report(
-        "3x3 convolution without padding",
-        work,
-        {"* convolve": convolve, "lax": plain_convolve},
-        x,
-        w,
-    )
-    report(
-        "3x3 convolution of stride 2",
-        work / 4,
-        {"* convolve": partial(convolve, stride=2), "lax": partial(plain_convolve, stride=2)},
-        *(x, w),
-    )
-    x = normal((16, 32, 32, 64))
-    w = normal((3, 3, 64, 32))
-    report(
-        "up-sampling convolution",
-        2 * 9 * 64 * 32 * 32 * 32 * 16 / 1e9,
-        {"* polyphase": upsampling_convolution, "lax.conv_transpose": plain_upsampling},
-        *(x, w),
-    )
-    taps = (1, 3, 3, 1)
-    x = normal((16, 65, 65, 32))
-    report(
-        "blur",
-        0,
+# Of each layer: its work as a share of a 3x3 convolution of stride 1, and its forms.
+CONVOLUTIONS = {
+    "3x3 convolution without padding": (
+        1.0,
+        {"* convolve": convolve, "lax.conv_general_dilated": plain_convolve},
+    ),
+    "3x3 convolution of stride 2 without padding": (
+        0.25,
         {
-            "* shifted adds": lambda x: blur(pad2d(x, 1, 1, "constant"), taps),
-            "depthwise convolution": lambda x: depthwise_blur(pad2d(x, 1, 1, "constant"), taps),
+            "* convolve": partial(convolve, stride=2),
+            "lax.conv_general_dilated": partial(plain_convolve, stride=2),
         },
-        x,
-        backward=False,
+    ),
+    "doubling convolution and blur": (
+        1.0,
+        {
+            "* four phases": partial(blurred_upsampling, taps=TAPS),
+            "transposed convolution, blur": transposed_and_blurred,
+            "resize, convolution": resized_and_convolved,
+        },
+    ),
+}
+FILTERS = {
+    "blur 1-3-3-1": {
+        "* shifted adds": lambda x: blur(pad2d(x, 1, 1, "constant"), TAPS),
+        "depthwise convolution": depthwise_blur,
+    },
+    "bilinear doubling": {
+        "* shifted averages": upsample_bilinear,
+        "jax.image.resize": resize_twice,
+    },
+}
+
+
+def main() -> None:
+    # Batch, size, channels, features: of the small networks, and of the full-size ones.
+    on_cpu = jax.default_backend() == "cpu"
+    shapes = ((16, 64, 32, 32), (1, 64, 256, 128) if on_cpu else (8, 128, 512, 256))
+    options = arguments(__doc__, dtype="float32", seconds=1.0)
+    report = Report("Forms of the layers", options.json)
+    report.note("ceilings, GFLOP/s and GB/s", ceilings(options.dtype))
+    report.table(
+        options.dtype,
+        ("layer", "shape", "form", "ms", "GFLOP/s", "ms with gradients", "GFLOP/s with gradients"),
     )
-    report(
-        "bilinear doubling",
-        0,
-        {"* shifted averages": upsample_bilinear, "jax.image.resize": resize_twice},
-        normal((16, 32, 32, 32)),
-        backward=False,
-    )
+    for batch, size, channels, features in shapes:
+        key = jax.random.key(0)
+        x = jax.random.normal(key, (batch, size, size, channels), options.dtype)
+        kernel = jax.random.normal(key, (3, 3, channels, features), options.dtype)
+        shape = f"{batch} x {size} x {size} x {channels}"
+        work = 2e-9 * 9 * channels * features * batch * size * size
+        for layer, (share, forms) in CONVOLUTIONS.items():
+            for name, form in forms.items():
+                forward = measure(form, x, kernel, seconds=options.seconds).median_s
+                both = measure(gradient(form), x, kernel, seconds=options.seconds).median_s
+                rates = (share * work / forward, 3 * share * work / both)
+                report.row(layer, shape, name, 1e3 * forward, rates[0], 1e3 * both, rates[1])
+        for layer, forms in FILTERS.items():
+            for name, form in forms.items():
+                forward = measure(form, x, seconds=options.seconds).median_s
+                report.row(layer, shape, name, 1e3 * forward, None, None, None)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ python train.py --config=configs/celebamask_512.py:smpn --workdir=runs/celebamas
     --config.data.source=CelebAMask-HQ.zip --config.data.data_dir=data
 python train.py --config=configs/celebamask_512.py:joint ...    # approach 1: both in one network
 
-Hardware: a GPU with 80 GB. Not yet run to the end by us: there are no figures to expect. Start the
-SMN from the published ffhq512 weights, converted, with --config.init_from=DIR.
+Hardware: a GPU with 80 GB, or several with a larger batch_size; see docs/scaling.md. Not yet run to
+the end by us: there are no figures to expect. Start the SMN from the published ffhq512 weights,
+converted, with --config.init_from=DIR.
 """
 
 import ml_collections
@@ -22,6 +23,7 @@ from l2sae_jax.nn import (
 )
 from l2sae_jax.objectives import ObjectiveConfig
 from l2sae_jax.regions import DEFAULT_SLICES
+from l2sae_jax.training.scaling import Scaling
 
 
 def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
@@ -32,6 +34,10 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     config.images = 25_000_000
     config.dtype = "bfloat16"
     config.init_from = ""
+    # Regions one after the other, and half of the SMN's larger batch after the other half: all at
+    # once may need more than 80 GB. On more devices than one, set accumulate to 1.
+    fits = Scaling(remat="blocks", accumulate=2) if kind == "smn" else Scaling(remat="regions")
+    config.update(to_dict(fits))
     config.slices = DEFAULT_SLICES
     config.optimizer = dict(learning_rate=0.002, b1=0.0, b2=0.99, cooldown=0.0)
     config.average_decay = 0.999

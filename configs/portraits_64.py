@@ -17,6 +17,7 @@ import ml_collections
 from l2sae_jax.configuration import to_dict
 from l2sae_jax.objectives import ObjectiveConfig
 from l2sae_jax.regions import equal_slices
+from l2sae_jax.training.scaling import Scaling
 
 
 def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
@@ -29,6 +30,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     config.images = 40_000
     config.dtype = "float32"
     config.init_from = ""
+    config.update(to_dict(Scaling()))
     # A structure cell is 4 x 4 pixels, and each region has three channels of 15: a slice is scaled
     # to unit length before it is decoded, so that a single channel could say little but its sign.
     config.slices = equal_slices(3)

@@ -12,6 +12,7 @@ import ml_collections
 
 from l2sae_jax.configuration import to_dict
 from l2sae_jax.objectives import ObjectiveConfig
+from l2sae_jax.training.scaling import Scaling
 
 
 def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
@@ -22,6 +23,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     config.images = 256
     config.dtype = "float32"
     config.init_from = ""
+    config.update(to_dict(Scaling()))
     config.slices = ((0, 2), (2, 4), (4, 6), (6, 7), (7, 8))
     config.optimizer = dict(learning_rate=0.002, b1=0.0, b2=0.99, cooldown=0.0)
     config.average_decay = 0.99

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
@@ -20,16 +21,19 @@ from l2sae_jax import contact_sheet
 from l2sae_jax.contact_sheet import Cell, ContactSheet
 from l2sae_jax.data.images import find_images, read_image, resize, write_png
 from l2sae_jax.model import L2SAE
+from l2sae_jax.parallel import make_mesh
+from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import (
     MODES,
+    Draw,
     Edit,
+    Found,
     Picture,
-    Result,
     Variant,
     check,
     draw,
     edit_batch,
-    image_size,
+    find_regions,
     variants,
 )
 
@@ -176,8 +180,8 @@ def run(plan: Plan, model: L2SAE, batch_size: int, report: Report) -> int:
     A photograph's results depend neither on the others nor on their order.
 
     Args:
-      batch_size: photographs edited at a time; the last batch is filled up, so that there is but
-        one shape to compile for.
+      batch_size: photographs edited at a time, rounded up to give every local device as many; the
+        last batch is filled up, so that there is but one shape to compile for.
       report: is told, in a line, of every file that cannot be read.
 
     Returns:
@@ -187,9 +191,11 @@ def run(plan: Plan, model: L2SAE, batch_size: int, report: Report) -> int:
       ValueError: a model that lacks a network, no readable reference, too large a batch, or files
         that cannot be written; in one line.
     """
-    edit, size = plan.edit, image_size(model, plan.edit)
-    batch_size = min(batch_size, len(plan.photos))
-    check(model, edit, batch_size)
+    edit, size = plan.edit, model.image_size
+    mesh = make_mesh(jax.local_devices())
+    per_device = -(-min(batch_size, len(plan.photos)) // mesh.size)
+    batch_size = per_device * mesh.size
+    check(model, edit, mesh, batch_size)
     _make_folder(plan.output)
     references = dict(_readable(plan.references, size, report))
     if plan.references and not references:
@@ -202,9 +208,9 @@ def run(plan: Plan, model: L2SAE, batch_size: int, report: Report) -> int:
         writer = ResultWriter(plan.output, edit, chosen, references, size)
         with tqdm(total=len(plan.photos), unit="image", dynamic_ncols=True) as bar:
             for batch in batches:
-                results = _edit_all(model, edit, list(batch.values()), draws, batch_size)
-                for (name, photo), of_photo in zip(batch.items(), results, strict=True):
-                    writer.write(name, photo, of_photo)
+                results = _edit_all(model, edit, mesh, list(batch.values()), draws, batch_size)
+                for (name, photo), (found, pictures) in zip(batch.items(), results, strict=True):
+                    writer.write(name, photo, found, pictures)
                     bar.update()
                 edited += len(batch)
         writer.finish()
@@ -219,20 +225,30 @@ def _batches(named: Iterator[tuple[str, Picture]], batch_size: int) -> Iterator[
         yield batch
 
 
-def _edit_all(model, edit, photos, draws, batch_size) -> Iterator[list[Result]]:
-    """For each photograph its results, one for each pair of regions and draw."""
+def _edit_all(
+    model: L2SAE,
+    edit: Edit,
+    mesh: Mesh,
+    photos: list[Picture],
+    draws: Sequence[tuple[tuple[str, ...], Draw]],
+    batch_size: int,
+) -> Iterator[tuple[Found | None, list[Picture]]]:
+    """For each photograph its regions, and a picture for each pair of regions and draw."""
     filled = np.stack(photos + photos[-1:] * (batch_size - len(photos)))
     try:
-        results = [
-            jax.device_get(edit_batch(model, edit, regions, filled, d)) for regions, d in draws
+        found = find_regions(model, edit, mesh, filled)
+        pictures = [
+            jax.device_get(edit_batch(model, edit, regions, mesh, filled, found, draw))
+            for regions, draw in draws
         ]
+        found = jax.device_get(found)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
             f"a batch of {batch_size} cannot be computed, try a smaller one: "
             f"{str(error).splitlines()[0]}"
         ) from error
     for i in range(len(photos)):
-        yield [jax.tree.map(lambda array, i=i: array[i], result) for result in results]
+        yield jax.tree.map(lambda array, i=i: array[i], (found, pictures))
 
 
 def _readable(
@@ -278,34 +294,27 @@ class ResultWriter:
             below = [Cell(picture, name) for name, picture in references.items()]
             self._sheet.add([None] * lead, below * len(edit.groups))
 
-    def write(self, name: str, photo: Picture, results: Sequence[Result]) -> None:
-        """Writes what is made of a photograph: a result for each variant."""
-        pictures = [result.pictures for result in results]
+    def write(
+        self, name: str, photo: Picture, found: Found | None, pictures: Sequence[Picture]
+    ) -> None:
+        """Writes what is made of a photograph: its regions, and a picture for each variant."""
         for variant, picture in zip(self._chosen, pictures, strict=True):
             self._save(f"{name}_{variant.name}.png", picture)
-        masks = self._masks(results)
+        masks = {r: found.masks[..., REGION_NAMES.index(r)] for r in self._edit.regions}
         for region, mask in masks.items():
             self._save(f"{name}_mask_{region}.png", mask)
         if self._edit.mode == "segment":
-            self._save(f"{name}_labels.png", results[0].labels)
+            self._save(f"{name}_labels.png", found.labels)
         lead = [Cell(photo, name)]
         if self._edit.separately:
             lead += [Cell(np.stack([m] * 3, axis=-1), region) for region, m in masks.items()]
         elif masks:
-            lead.append(Cell(results[0].colours, ", ".join(masks)))
+            lead.append(Cell(found.colours, ", ".join(masks)))
         cells = [Cell(p, v.caption) for v, p in zip(self._chosen, pictures, strict=True)]
         if self._edit.mode == "interpolate":
             self._write_sequences(name, lead, cells)
         else:
             self._sheet.add(lead, cells)
-
-    def _masks(self, results: Sequence[Result]) -> dict[str, UInt8[np.ndarray, "H W"]]:
-        """The mask of each region that any variant edits."""
-        return {
-            region: result.masks[..., i]
-            for variant, result in zip(self._chosen, results, strict=True)
-            for i, region in enumerate(variant.regions)
-        }
 
     def finish(self) -> None:
         """Writes what is left of the contact sheet."""

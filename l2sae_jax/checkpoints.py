@@ -85,7 +85,7 @@ def load(path: str | os.PathLike | None = None) -> L2SAE:
         )
         for name, trees in parameters.items()
     }
-    return L2SAE(networks.get("smn"), networks.get("smpn"))
+    return L2SAE(networks.get("smn"), networks.get("smpn"), description.mask_reduction)
 
 
 class Description:
@@ -94,6 +94,8 @@ class Description:
     Attributes:
       autoencoders: the configuration of each network present, "smn" and "smpn".
       architectures: each network with the discriminators stored beside it.
+      mask_reduction: see `L2SAE`; where config.json does not say, what brings the SMN's training
+        images down to the size of the SMPN's.
       metadata: whatever else was noted when it was saved.
     """
 
@@ -107,6 +109,8 @@ class Description:
                 self._add(name, dict(config[name]), f"{where}: {name}")
         if not self.autoencoders:
             raise ValueError(f"{where}: names no network, expected smn or smpn")
+        self.mask_reduction = config.get("mask_reduction", _size_ratio(self.autoencoders))
+        check_mask_reduction(self.mask_reduction, f"{where}: ")
         self.metadata = dict(config.get("metadata", {}))
         self._together = "weights" not in config
         self._weights = _newest_weights(directory, config)
@@ -164,6 +168,20 @@ class Description:
         }
 
 
+def check_mask_reduction(value: Any, where: str = "") -> None:
+    """Raises ValueError unless this is a power of two."""
+    if not isinstance(value, int) or value < 1 or value.bit_count() > 1:
+        raise ValueError(f"{where}mask_reduction {value!r}: expected 1, 2, 4 or another power of 2")
+
+
+def _size_ratio(autoencoders: Mapping[str, AutoencoderConfig]) -> int:
+    """The greatest power of two not above SMN size over SMPN size."""
+    if len(autoencoders) < len(NETWORKS):
+        return 1
+    ratio = autoencoders["smn"].image_size // autoencoders["smpn"].image_size
+    return 1 << max(0, ratio.bit_length() - 1)
+
+
 @functools.lru_cache(maxsize=16)
 def _parameter_shapes(architecture: Architecture) -> Mapping[str, Any]:
     return architecture.parameter_shapes()
@@ -213,6 +231,7 @@ def save_model(
     architectures: Mapping[str, Architecture],
     parameters: Mapping[str, Mapping[str, Any]],
     metadata: Mapping[str, Any] | None = None,
+    mask_reduction: int | None = None,
 ) -> None:
     """Writes a model directory; a process killed meanwhile leaves what was there before.
 
@@ -224,6 +243,7 @@ def save_model(
       autoencoders, architectures: descriptions of "smn", "smpn" or both.
       parameters: `{"smn": {"encoder": ..., "decoder": ..., ...}, ...}`, stored in their dtype.
       metadata: JSON values to keep in config.json.
+      mask_reduction: see `L2SAE`; None lets `load` work it out.
 
     Raises:
       ValueError: the directory holds something else than a model.
@@ -236,6 +256,8 @@ def save_model(
             for network in networks:
                 _save(folder / weights / name / network, networks[network])
         config = {"format": FORMAT, "weights": weights}
+        if mask_reduction is not None:
+            config["mask_reduction"] = mask_reduction
         for name, autoencoder in autoencoders.items():
             config[name] = describe(autoencoder, architectures[name])
         write_config(folder, config | {"metadata": dict(metadata or {})})

@@ -437,6 +437,7 @@ def save_networks(
     directory: str | os.PathLike[str],
     networks: Mapping[str, Network],
     storage: Literal["float32", "float16"] = "float32",
+    mask_reduction: int | None = None,
 ) -> None:
     """Writes a model directory from "smn", "smpn" or both, one network at a time.
 
@@ -444,6 +445,7 @@ def save_networks(
       directory: a new one, or that of a model, which is replaced.
       networks: what to write.
       storage: dtype of the parameters on disk; `l2sae_jax.checkpoints.load` gives float32.
+      mask_reduction: see `l2sae_jax.L2SAE`; None lets `load` work it out.
 
     Raises:
       ValueError: the directory holds something else, or a value does not fit `storage`.
@@ -468,6 +470,7 @@ def save_networks(
                 if network.origin is not None
             },
         },
+        mask_reduction,
     )
 
 

@@ -13,17 +13,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from l2sae_jax.matting import Blend
+from l2sae_jax.matting import Blend, gaussian_blur
 from l2sae_jax.matting import blend as blend_through
 from l2sae_jax.model import L2SAE, sample_keys
 from l2sae_jax.regions import REGION_NAMES, region_indices, slice_masks
+from l2sae_jax.windows import decode_where
 
 Images = Float[Array, "B H W 3"]
+Masks = Float[Array, "B H W R"]
 Keys = Key[Array, ""] | Key[Array, " B"]
 
 
 @jax.jit
-def segment(model: L2SAE, images: Images) -> Float[Array, "B H W R"]:
+def segment(model: L2SAE, images: Images) -> Masks:
     """Region masks by the SMPN, each decoded from its own slice of the structure.
 
     Args:
@@ -36,7 +38,7 @@ def segment(model: L2SAE, images: Images) -> Float[Array, "B H W R"]:
     Raises:
       ValueError: a model without region slices, or images it cannot read.
     """
-    return model.segmenter.region_masks(images, range(len(REGION_NAMES)))
+    return model.region_masks(images, range(len(REGION_NAMES)))
 
 
 def edit(
@@ -46,6 +48,7 @@ def edit(
     regions: Sequence[str] = ("hair",),
     strength: float | Float[Array, ""] = 0.6,
     blend: Blend = "paper",
+    masks: Masks | None = None,
 ) -> Images:
     """Restyles regions by disturbing the style with Gaussian noise (Algorithm 1).
 
@@ -56,23 +59,26 @@ def edit(
       regions: names from `REGION_NAMES`.
       strength: standard deviation of the noise added to every style channel; 0 reconstructs.
       blend: "paper" or "local"; see `matting.blend`.
+      masks: of all regions, as `segment` returns them, where they are known already or drawn by
+        hand: an SMPN is not needed then, and `regions` says which to use. None predicts them.
 
     Returns:
       Edited images in [-1, 1].
 
     Raises:
-      ValueError: an unknown region or blend, a model that lacks a network, or unreadable images.
+      ValueError: an unknown region or blend, a model that lacks a network, masks of another shape
+        than the images, or images it cannot read.
     """
     keys = sample_keys(key, images.shape[0])
-    return _edit(model, images, keys, strength, region_indices(regions), blend)
+    return _edit(model, images, keys, strength, _check(images, masks, regions), blend, masks)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def _edit(model, images, keys, strength, indices, blend):
+def _edit(model, images, keys, strength, indices, blend, masks):
     structure, style = model.restyler.encode(images)  # S, z = E_SMN(X)
     noise = jax.vmap(lambda k: jax.random.normal(k, style.shape[1:]))(keys)
-    restyled = model.restyler.decode(structure, style + strength * noise)  # X' = G(S, z + a n)
-    return _replace_regions(model, images, restyled, indices, blend)
+    changed = structure, style + strength * noise
+    return _replace_regions(model, images, changed, indices, blend, masks)
 
 
 def swap(
@@ -82,11 +88,12 @@ def swap(
     regions: Sequence[str] = ("lips",),
     amount: float | Float[Array, ""] = 1.0,
     blend: Blend = "paper",
+    masks: Masks | None = None,
 ) -> Images:
     """Gives regions the style of other images.
 
     Args:
-      model, images, regions, blend: as for `edit`.
+      model, images, regions, blend, masks: as for `edit`.
       style_images: where the style comes from: one for all images, or one for each.
       amount: from 0, the image's own style, to 1, the other's.
 
@@ -101,15 +108,16 @@ def swap(
             f"{style_images.shape[0]} style images for {images.shape[0]} images: give one, or one "
             "for each"
         )
-    return _swap(model, images, style_images, amount, region_indices(regions), blend)
+    indices = _check(images, masks, regions)
+    return _swap(model, images, style_images, amount, indices, blend, masks)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def _swap(model, images, style_images, amount, indices, blend):
+def _swap(model, images, style_images, amount, indices, blend, masks):
     structure, style = model.restyler.encode(images)
     _, other = model.restyler.encode(style_images)
-    restyled = model.restyler.decode(structure, (1.0 - amount) * style + amount * other)
-    return _replace_regions(model, images, restyled, indices, blend)
+    changed = structure, (1.0 - amount) * style + amount * other
+    return _replace_regions(model, images, changed, indices, blend, masks)
 
 
 def edit_structure(
@@ -119,6 +127,7 @@ def edit_structure(
     regions: Sequence[str] = ("nose",),
     strength: float | Float[Array, ""] = 0.3,
     blend: Blend = "paper",
+    masks: Masks | None = None,
 ) -> Images:
     """Reshapes regions by disturbing the structure with Gaussian noise.
 
@@ -126,7 +135,7 @@ def edit_structure(
     result is blended in through the regions' masks either way.
 
     Args:
-      model, images, key, regions, blend: as for `edit`.
+      model, images, key, regions, blend, masks: as for `edit`.
       strength: standard deviation of the noise added to every structure value.
 
     Returns:
@@ -136,22 +145,37 @@ def edit_structure(
       ValueError: as for `edit`.
     """
     keys = sample_keys(key, images.shape[0])
-    return _edit_structure(model, images, keys, strength, region_indices(regions), blend)
+    indices = _check(images, masks, regions)
+    return _edit_structure(model, images, keys, strength, indices, blend, masks)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
-def _edit_structure(model, images, keys, strength, indices, blend):
+def _edit_structure(model, images, keys, strength, indices, blend, masks):
     structure, style = model.restyler.encode(images)
     noise = jax.vmap(lambda k: jax.random.normal(k, structure.shape[1:]))(keys)
     slices = model.restyler.config.slices
     if slices is not None:
         noise *= slice_masks(slices, structure.shape[-1])[list(indices)].max(axis=0)
-    reshaped = model.restyler.decode(structure + strength * noise, style)
-    return _replace_regions(model, images, reshaped, indices, blend)
+    changed = structure + strength * noise, style
+    return _replace_regions(model, images, changed, indices, blend, masks)
 
 
-def _replace_regions(model, images, changed, indices, blend) -> Images:
-    """The second half of Algorithm 1: predict the regions' masks, and blend through them."""
-    masks = model.segmenter.region_masks(images, indices)  # M_i = G_SMPN(S_i, z) > 0
-    mask = jnp.max(masks, axis=-1, keepdims=True)
-    return blend_through(images, jnp.clip(changed, -1.0, 1.0), mask, blend)  # Algorithm 2
+def _check(images, masks, regions) -> tuple[int, ...]:
+    """Positions of the regions; raises ValueError if masks do not belong to the images."""
+    expected = (*images.shape[:3], len(REGION_NAMES))
+    if masks is not None and masks.shape != expected:
+        raise ValueError(
+            f"masks of shape {masks.shape}: expected {expected}, one for each of "
+            f"{', '.join(REGION_NAMES)}"
+        )
+    return region_indices(regions)
+
+
+def _replace_regions(model, images, changed, indices, blend, masks) -> Images:
+    """The second half of Algorithm 1: find the regions, and blend what is decoded there in."""
+    # M_i = G_SMPN(S_i, z) > 0
+    found = model.region_masks(images, indices) if masks is None else masks[..., list(indices)]
+    mask = jnp.max(found, axis=-1, keepdims=True)
+    shows = gaussian_blur(mask)[..., 0] > 0
+    restyled = decode_where(model.restyler, *changed, shows, images)  # X' = G(S, z + a n)
+    return blend_through(images, jnp.clip(restyled, -1.0, 1.0), mask, blend)  # Algorithm 2

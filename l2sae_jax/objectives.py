@@ -10,14 +10,17 @@ function returns its loss terms unreduced, `[B]` or `[B * N]`, and the loss is t
 means.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Key, UInt8
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from l2sae_jax.model import Autoencoder, AutoencoderConfig
 from l2sae_jax.nn import Architecture, NoiseMaps, sample_noise
@@ -25,6 +28,15 @@ from l2sae_jax.regions import REGIONS, appearance_images, mask_images, region_ma
 
 Params = dict[str, Any]
 Losses = dict[str, Float[Array, "..."]]
+
+# What a step trains: encoder and decoder, or the discriminators by their losses or by R1.
+Kind = Literal["generator", "discriminator", "penalty"]
+KINDS: tuple[Kind, ...] = ("generator", "discriminator", "penalty")
+
+# How many crops each kind of step takes of every picture.
+CROP_CALLS = {"generator": 2, "discriminator": 3, "penalty": 2}
+
+Remat = Literal["none", "blocks", "regions"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,8 @@ class ObjectiveConfig:
       r1_every: discriminator steps for each penalty step.
       crops: patches taken from an image.
       crop_scale: least and greatest side of a patch as a share of the image's.
-      reconstructed: share of a batch that is reconstructed.
+      reconstructed: share of a batch that is reconstructed, in quarters: of every four neighbours
+        the first so many.
       reconstruction: "l1", or for masks "logistic": softplus(-2 target decode). L1 has its optimum
         at the median, all black for a small region that is not yet located, and there it stays;
         the logistic loss pulls at every pixel that is wrong.
@@ -69,8 +82,8 @@ class ObjectiveConfig:
     def __post_init__(self):
         if self.kind not in ("smn", "smpn", "joint"):
             raise ValueError(f"objective kind {self.kind!r}: choose smn, smpn or joint")
-        if not 0 < self.reconstructed <= 1:
-            raise ValueError(f"reconstructed {self.reconstructed}: expected a share in (0, 1]")
+        if self.reconstructed not in (0.25, 0.5, 0.75, 1.0):
+            raise ValueError(f"reconstructed {self.reconstructed}: expected 0.25, 0.5, 0.75 or 1")
         if self.reconstruction not in ("l1", "logistic"):
             raise ValueError(f"reconstruction {self.reconstruction!r}: choose l1 or logistic")
         if self.reconstruction == "logistic" and self.kind != "smpn":
@@ -198,7 +211,8 @@ class Draws(NamedTuple):
     """Everything random in one evaluation of a loss.
 
     Attributes:
-      noise: the decoder's noise maps for all rec branches, then all mix branches.
+      noise: the decoder's noise maps `[n, K, h, w, 1]` for the n samples that are reconstructed,
+        then those that are mixed.
       crops: `[B, K, N]` crops, in the order in which the loss takes them.
       recoloured: pictures to read the structure from, where not from the images themselves.
     """
@@ -208,196 +222,288 @@ class Draws(NamedTuple):
     recoloured: Float[Array, "B H W 3"] | None = None
 
 
+class Codes(NamedTuple):
+    """What the encoder reads from the images."""
+
+    structure: Float[Array, "B h w C"]
+    style: Float[Array, "B S"]
+
+
+class Share(NamedTuple):
+    """Some or all of the branches, and what belongs to them: every loss is a sum over shares.
+
+    Attributes:
+      branches: K of the objective's branches.
+      targets: what they are to decode.
+      noise, crops: as in `Draws`.
+    """
+
+    branches: Branches
+    targets: Float[Array, "B K H W 3"]
+    noise: NoiseMaps | None
+    crops: tuple[Crops, ...]
+
+
 @dataclass(frozen=True)
 class Objective:
-    """The losses of one network: static, while parameters and data are arguments."""
+    """The losses of one network: static, while parameters and data are arguments.
+
+    Attributes:
+      config: weights and settings.
+      autoencoder, architecture: the networks.
+      remat: what is computed again for the gradient instead of being kept: nothing, the inside of
+        every residual block ("blocks"), or that and all of a branch but its decodes, one branch
+        after the other ("regions").
+    """
 
     config: ObjectiveConfig
     autoencoder: AutoencoderConfig
     architecture: Architecture
+    remat: Remat = "none"
 
     @property
     def branches(self) -> Branches:
         """The decodes this objective compares with targets."""
         return make_branches(self.config, self.autoencoder)
 
-    def draws(
-        self, keys: Key[Array, " B"], structure_size: tuple[int, int], crop_calls: int
-    ) -> Draws:
-        """Random draws that depend on each sample's own key alone."""
-        k = len(self.branches.weights)
-        b = keys.shape[0]
-        per_use = jax.vmap(lambda key: jax.random.split(key, (2 + crop_calls, k)))(keys)
-        n_rec, n_mix = self._counts(b, structure_size)
+    def mixed(self, height: int, width: int) -> float:
+        """Share of a batch of images of this size that is mixed: half of it from 1024 px up."""
+        if not self.config.adversarial:
+            return 0.0
+        return 0.5 if min(height, width) >= 1024 else 1.0
+
+    def draws(self, kind: Kind, keys: Key[Array, " B"], height: int, width: int) -> Draws:
+        """Random draws for images of this size that depend on each sample's own key alone."""
+        k, calls = len(self.branches.weights), CROP_CALLS[kind]
+        per_use = jax.vmap(lambda key: jax.random.split(key, (2 + calls, k)))(keys)
         noise_keys = jnp.concatenate(
-            [per_use[:n_rec, 0].reshape(-1), per_use[:n_mix, 1].reshape(-1)]
+            [
+                leading(per_use[:, 0], self.config.reconstructed),
+                leading(per_use[:, 1], self.mixed(height, width)),
+            ]
         )
-        noise = sample_noise(self.autoencoder.decoder, noise_keys, *structure_size)
+        scale = self.autoencoder.encoder.downsampling
+        noise = jax.vmap(
+            lambda keys: sample_noise(
+                self.autoencoder.decoder, keys, height // scale, width // scale
+            )
+        )(noise_keys)
         crop = jax.vmap(jax.vmap(lambda key: sample_crops(key, self.config)))
-        return Draws(noise, tuple(crop(per_use[:, 2 + i]) for i in range(crop_calls)))
+        return Draws(noise, tuple(crop(per_use[:, 2 + i]) for i in range(calls)))
 
-    def _counts(self, batch: int, structure_size: tuple[int, int]) -> tuple[int, int]:
-        """How many of a batch are reconstructed and how many mixed."""
-        n_rec = max(1, round(batch * self.config.reconstructed))
-        large = min(structure_size) * self.autoencoder.encoder.downsampling >= 1024
-        n_mix = batch // 2 if large else batch
-        return n_rec, n_mix if self.config.adversarial else 0
-
-    def rec_and_mix(
-        self, params: Params, images: Float[Array, "B H W 3"], draws: Draws
-    ) -> tuple[Float[Array, "b K H W 3"], Float[Array, "B K H W 3"]]:
-        """Reconstructions, and neighbours' structures swapped in pairs under their own styles."""
-        model = Autoencoder(params["encoder"], params["decoder"], self.autoencoder)
-        structure, style = model.encode(images)
-        if draws.recoloured is not None:
-            structure, _ = model.encode(draws.recoloured)
-        n_rec, n_mix = self._counts(images.shape[0], structure.shape[1:3])
-        neighbour = jnp.flip(structure.reshape(-1, 2, *structure.shape[1:]), axis=1)
-        neighbour = neighbour.reshape(structure.shape)
-        decoded = model.decode_branches(
-            jnp.concatenate([structure[:n_rec], neighbour[:n_mix]]),
-            jnp.concatenate([style[:n_rec], style[:n_mix]]),
-            jnp.asarray(self.branches.channel_masks),
-            draws.noise,
-        )
-        return decoded[:n_rec], decoded[n_rec:]
-
-    def _average(self, losses: Float[Array, "B K *N"]) -> Float[Array, "..."]:
-        """Weighted mean over branches; samples and crops become one axis."""
-        return jnp.einsum("bk...,k->b...", losses, self.branches.weights).reshape(-1)
-
-    def _image_logits(self, params: Params, images: Float[Array, "B K H W 3"]):
-        discriminator = self.architecture.module("image_discriminator", self._dtype)
-        flat = images.reshape(-1, *images.shape[2:])
-        logits = discriminator.apply({"params": params["image_discriminator"]}, flat)
-        return logits.reshape(images.shape[:2])
-
-    def _patches(self, images: Float[Array, "B K H W 3"], crops: Crops):
-        size = self.architecture.patch_discriminator.patch_size
-        return take_crops(images, jax.tree.map(lambda x: x[: images.shape[0]], crops), size)
-
-    def _patch_features(self, params: Params, patches: Float[Array, "B K N P P 3"]):
-        discriminator = self.architecture.module("patch_discriminator", self._dtype)
-        flat = patches.reshape(-1, *patches.shape[3:])
-        features = discriminator.apply(
-            {"params": params["patch_discriminator"]}, flat, method="features"
-        )
-        return features.reshape(*patches.shape[:3], *features.shape[1:])
-
-    def _same_style_logits(self, params: Params, reference, other) -> Float[Array, "B K N"]:
-        """Compares each of `other`'s features with the mean of `reference`'s, image by image."""
-        discriminator = self.architecture.module("patch_discriminator", self._dtype)
-        reference = jnp.broadcast_to(
-            jnp.mean(reference[: other.shape[0]], axis=2, keepdims=True), other.shape
-        )
-        logits = discriminator.apply(
-            {"params": params["patch_discriminator"]},
-            reference.reshape(-1, *other.shape[3:]),
-            other.reshape(-1, *other.shape[3:]),
-            method="compare",
-        )
-        return logits.reshape(other.shape[:3])
-
-    @property
-    def _dtype(self):
-        return jnp.dtype(self.autoencoder.dtype)
-
-    def generator_losses(
+    def losses(
         self,
+        kind: Kind,
         params: Params,
         images: Float[Array, "B H W 3"],
         targets: Float[Array, "B K H W 3"],
         draws: Draws,
     ) -> Losses:
+        """The loss terms of one kind of step, summed over branches.
+
+        Args:
+          kind: which losses.
+          params: parameters of all networks.
+          images: in [-1, 1].
+          targets: what `branch_targets` makes of them.
+          draws: what `draws` draws for this kind.
+        """
+        terms = {
+            "generator": self._generator_losses,
+            "discriminator": self._discriminator_losses,
+            "penalty": self._gradient_penalty,
+        }[kind]
+        losses = partial(terms, params, self.encode(params, images, draws.recoloured))
+        branches = jax.tree.map(jnp.asarray, self.branches)
+        everything = Share(branches, targets, draws.noise, draws.crops)
+        if self.remat != "regions":
+            return losses(everything)
+
+        def one(k):
+            def select(axis):
+                return lambda x: lax.dynamic_slice_in_dim(x, k, 1, axis)
+
+            data = jax.tree.map(select(1), everything._replace(branches=None))
+            return losses(data._replace(branches=jax.tree.map(select(0), branches)))
+
+        # Decodes are kept, or discriminators would have the decoder run twice for nothing.
+        keep = jax.checkpoint_policies.save_only_these_names("decodes")
+        each = lax.map(jax.checkpoint(one, policy=keep), jnp.arange(len(branches.weights)))
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
+
+    def encode(
+        self,
+        params: Params,
+        images: Float[Array, "B H W 3"],
+        recoloured: Float[Array, "B H W 3"] | None = None,
+    ) -> Codes:
+        """Style of the images, and structure of the recoloured ones where there are any."""
+        structure, style = self._model(params).encode(images)
+        if recoloured is not None:
+            structure, _ = self._model(params).encode(recoloured)
+        return Codes(structure, style)
+
+    def rec_and_mix(
+        self, params: Params, codes: Codes, share: Share
+    ) -> tuple[Float[Array, "b K H W 3"], Float[Array, "c K H W 3"]]:
+        """Reconstructions, and neighbours' structures swapped in pairs under their own styles."""
+        rec = Codes(*(leading(code, self.config.reconstructed) for code in codes))
+        mixed = self.mixed(*share.targets.shape[2:4])
+        mix = Codes(*(leading(code, mixed) for code in codes))
+        if mixed:
+            pairs = codes.structure.reshape(-1, 2, *codes.structure.shape[1:])
+            swapped = jnp.flip(pairs, axis=1).reshape(codes.structure.shape)
+            mix = mix._replace(structure=leading(swapped, mixed))
+        noise = share.noise and {
+            name: maps.reshape(-1, *maps.shape[2:]) for name, maps in share.noise.items()
+        }
+        decoded = self._model(params).decode_branches(
+            jnp.concatenate([rec.structure, mix.structure]),
+            jnp.concatenate([rec.style, mix.style]),
+            share.branches.channel_masks,
+            noise,
+        )
+        decoded = checkpoint_name(decoded, "decodes")
+        return decoded[: len(rec.style)], decoded[len(rec.style) :]
+
+    def _generator_losses(self, params: Params, codes: Codes, share: Share) -> Losses:
         """Losses of encoder and decoder: L1(rec) + 0.5 GAN(rec) + GAN(mix) + patch(mix).
 
         Takes two crops: of the targets (reference side) and of the mixes.
         """
         cfg = self.config
-        rec, mix = self.rec_and_mix(params, images, draws)
+        average = partial(_average, share.branches)
+        rec, mix = self.rec_and_mix(params, codes, share)
         losses = {}
         if cfg.l1:
-            losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(
-                self._reconstruction(rec, targets[: rec.shape[0]])
-            )
+            error = self._reconstruction(rec, leading(share.targets, cfg.reconstructed), share)
+            losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(average(error))
         if cfg.gan:
             logits = self._image_logits(params, jnp.concatenate([rec, mix]))
-            losses["G_GAN_rec"] = 0.5 * cfg.gan * self._average(real(logits[: rec.shape[0]]))
-            losses["G_GAN_mix"] = cfg.gan * self._average(real(logits[rec.shape[0] :]))
+            losses["G_GAN_rec"] = 0.5 * cfg.gan * average(real(logits[: len(rec)]))
+            losses["G_GAN_mix"] = cfg.gan * average(real(logits[len(rec) :]))
         if cfg.patch:
-            reference = self._patch_features(params, self._patches(targets, draws.crops[0]))
-            features = self._patch_features(params, self._patches(mix, draws.crops[1]))
+            references = (share.targets, share.crops[0])
+            reference = self._patch_features(params, *_as_many(references, mix))
+            features = self._patch_features(params, mix, _as_many(share.crops[1], mix))
             logits = self._same_style_logits(params, lax.stop_gradient(reference), features)
-            losses["G_mix"] = cfg.patch * self._average(real(logits))
+            losses["G_mix"] = cfg.patch * average(real(logits))
         return losses
 
-    def _reconstruction(self, rec, targets) -> Float[Array, " b"]:
-        """How far decodes are from targets, pixels above black weighted by their branch's gain."""
-        if self.config.reconstruction == "l1":
-            error = jnp.abs(rec - targets)
-        else:
-            error = jax.nn.softplus(-2.0 * targets * rec)
-        gains = self.branches.gains[:, None, None, None]
-        weight = jnp.where(targets > -1.0, gains, 1.0)
-        return self._average(jnp.mean(weight * error, axis=(2, 3, 4)))
-
-    def discriminator_losses(
-        self,
-        params: Params,
-        images: Float[Array, "B H W 3"],
-        targets: Float[Array, "B K H W 3"],
-        draws: Draws,
-    ) -> Losses:
+    def _discriminator_losses(self, params: Params, codes: Codes, share: Share) -> Losses:
         """Losses of the discriminators: real + 0.5 rec + 0.5 mix, and real and mixed patches.
 
         Takes three crops: of the targets (reference side), of the targets again, of the mixes.
         """
         cfg = self.config
-        rec, mix = self.rec_and_mix(params, images, draws)
+        average = partial(_average, share.branches)
+        rec, mix = self.rec_and_mix(params, codes, share)
         losses = {}
         if cfg.gan:
-            logits = self._image_logits(params, jnp.concatenate([targets, rec, mix]))
-            of_real, of_rec, of_mix = jnp.split(
-                logits, [len(targets), len(targets) + len(rec)], axis=0
-            )
-            losses["D_real"] = cfg.gan * self._average(real(of_real))
-            losses["D_rec"] = 0.5 * cfg.gan * self._average(fake(of_rec))
-            losses["D_mix"] = 0.5 * cfg.gan * self._average(fake(of_mix))
+            pictures = (share.targets, rec, mix)
+            logits = self._image_logits(params, jnp.concatenate(pictures))
+            ends = np.cumsum([len(picture) for picture in pictures])[:-1]
+            of_real, of_rec, of_mix = jnp.split(logits, ends, axis=0)
+            losses["D_real"] = cfg.gan * average(real(of_real))
+            losses["D_rec"] = 0.5 * cfg.gan * average(fake(of_rec))
+            losses["D_mix"] = 0.5 * cfg.gan * average(fake(of_mix))
         if cfg.patch:
-            pictures = (targets, targets, mix)
-            reference, same, mixed = (
-                self._patch_features(params, self._patches(picture, crops))
-                for picture, crops in zip(pictures, draws.crops, strict=True)
-            )
+            crops = share.crops
+            reference = self._patch_features(params, share.targets, crops[0])
+            same = self._patch_features(params, share.targets, crops[1])
+            mixed = self._patch_features(params, mix, _as_many(crops[2], mix))
             same = self._same_style_logits(params, reference, same)
-            mixed = self._same_style_logits(params, reference, mixed)
-            losses["PatchD_real"] = cfg.patch * self._average(real(same))
-            losses["PatchD_mix"] = cfg.patch * self._average(fake(mixed))
+            mixed = self._same_style_logits(params, _as_many(reference, mix), mixed)
+            losses["PatchD_real"] = cfg.patch * average(real(same))
+            losses["PatchD_mix"] = cfg.patch * average(fake(mixed))
         return losses
 
-    def gradient_penalty(
-        self, params: Params, targets: Float[Array, "B K H W 3"], crops: tuple[Crops, Crops]
-    ) -> Losses:
+    def _gradient_penalty(self, params: Params, codes: Codes, share: Share) -> Losses:
         """R1: 0.5 r1 |grad D|^2 + 0.25 patch_r1 (|grad real crop|^2 + |grad target crop|^2).
 
-        Takes two crops of the targets. Lazy regularisation multiplies it by `r1_every`.
+        Takes two crops of the targets and no decode. Lazy regularisation multiplies it by
+        `r1_every`.
         """
+        del codes
         cfg = self.config
-        penalty = jnp.zeros(targets.shape[:2])
+        penalty = jnp.zeros(share.targets.shape[:2])
         if cfg.gan:
-            gradient = jax.grad(lambda x: jnp.sum(self._image_logits(params, x)))(targets)
+            gradient = jax.grad(lambda x: jnp.sum(self._image_logits(params, x)))(share.targets)
             penalty += 0.5 * cfg.r1 * jnp.sum(jnp.square(gradient), axis=(2, 3, 4))
         if cfg.patch:
 
-            def total(patches):
-                reference, other = (self._patch_features(params, patch) for patch in patches)
+            def logits(patches):
+                reference, other = (self._features(params, patch) for patch in patches)
                 return jnp.sum(self._same_style_logits(params, reference, other))
 
-            gradients = jax.grad(total)([self._patches(targets, crop) for crop in crops])
+            gradients = jax.grad(logits)([self._patches(share.targets, c) for c in share.crops])
             for gradient in gradients:
                 square = jnp.sum(jnp.square(gradient), axis=(2, 3, 4, 5))
                 penalty += 0.25 * cfg.patch_r1 * square
-        return {"D_R1": self._average(penalty)}
+        return {"D_R1": _average(share.branches, penalty)}
+
+    def _reconstruction(self, rec, targets, share: Share) -> Float[Array, "b K"]:
+        """How far decodes are from targets, pixels above black weighted by their branch's gain."""
+        if self.config.reconstruction == "l1":
+            error = jnp.abs(rec - targets)
+        else:
+            error = jax.nn.softplus(-2.0 * targets * rec)
+        gains = share.branches.gains[:, None, None, None]
+        weight = jnp.where(targets > -1.0, gains, 1.0)
+        return jnp.mean(weight * error, axis=(2, 3, 4))
+
+    def _model(self, params: Params) -> Autoencoder:
+        return Autoencoder(
+            params["encoder"], params["decoder"], self.autoencoder, self.remat != "none"
+        )
+
+    def _apply(self, network: str, params: Params, *inputs: Array, **options: Any) -> Array:
+        dtype = jnp.dtype(self.autoencoder.dtype)
+        module = self.architecture.module(network, dtype, self.remat != "none")
+        return module.apply({"params": params[network]}, *inputs, **options)
+
+    def _image_logits(self, params: Params, images: Float[Array, "B K H W 3"]):
+        flat = images.reshape(-1, *images.shape[2:])
+        return self._apply("image_discriminator", params, flat).reshape(images.shape[:2])
+
+    def _patches(self, images: Float[Array, "B K H W 3"], crops: Crops):
+        return take_crops(images, crops, self.architecture.patch_discriminator.patch_size)
+
+    def _features(self, params: Params, patches: Float[Array, "B K N P P 3"]):
+        flat = patches.reshape(-1, *patches.shape[3:])
+        features = self._apply("patch_discriminator", params, flat, method="features")
+        return features.reshape(*patches.shape[:3], *features.shape[1:])
+
+    def _patch_features(self, params: Params, images: Float[Array, "B K H W 3"], crops: Crops):
+        return self._features(params, self._patches(images, crops))
+
+    def _same_style_logits(self, params: Params, reference, other) -> Float[Array, "B K N"]:
+        """Compares each of `other`'s features with the mean of `reference`'s, image by image."""
+        mean = jnp.broadcast_to(jnp.mean(reference, axis=2, keepdims=True), other.shape)
+        flat = (features.reshape(-1, *other.shape[3:]) for features in (mean, other))
+        logits = self._apply("patch_discriminator", params, *flat, method="compare")
+        return logits.reshape(other.shape[:3])
+
+
+def leading(x: Shaped[Array, "B ..."], share: float) -> Shaped[Array, "b ..."]:
+    """The first samples, to this share of them, of every four neighbours.
+
+    Shards of a batch that are multiples of four so take those that the whole batch would. A batch
+    that is no multiple of four is one block.
+    """
+    block = 4 if len(x) % 4 == 0 else len(x)
+    blocks = x.reshape(-1, block, *x.shape[1:])[:, : math.ceil(block * share)]
+    return blocks.reshape(-1, *x.shape[1:])
+
+
+def _as_many(tree: Any, mix: Float[Array, "c K H W 3"]) -> Any:
+    """Of a tree with all samples, those that were mixed: all, or half of them."""
+    return jax.tree.map(lambda x: leading(x, len(mix) / len(x)), tree)
+
+
+def _average(branches: Branches, losses: Float[Array, "B K *N"]) -> Float[Array, "..."]:
+    """Sum over branches by their weights; samples and crops become one axis."""
+    return jnp.einsum("bk...,k->b...", losses, branches.weights).reshape(-1)
 
 
 def real(logits: Array) -> Array:

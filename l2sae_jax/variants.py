@@ -1,7 +1,8 @@
 """Edits of photographs as values: what is wanted, in which variants, and how a batch gets there.
 
 Of every photograph one picture is made for each *variant* of an edit: each draw of the noise, each
-style reference, each frame on the way to a reference. All variants share one compiled computation.
+style reference, each frame on the way to a reference. All variants share the photograph's masks and
+one compiled computation, which runs on every device of a mesh for its part of the batch.
 """
 
 import math
@@ -13,11 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
 from l2sae_jax import editing
 from l2sae_jax.label_maps import colour_map, label_map, overlay
 from l2sae_jax.model import L2SAE, decode, encode
+from l2sae_jax.parallel import ROWS, WHOLE, over_shards
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import REGION_NAMES, region_indices
 
@@ -102,41 +105,61 @@ class Draw(NamedTuple):
     amount: float
 
 
+class Found(NamedTuple):
+    """The regions of a batch of pictures.
+
+    Attributes:
+      masks: `[B, H, W, 5]`, 0 or 255; those not looked for are 0.
+      labels: `[B, H, W]`; see `label_map`.
+      colours: `[B, H, W, 3]` in [0, 255], the labels in the regions' colours.
+    """
+
+    masks: UInt8[Array, "B H W 5"]
+    labels: UInt8[Array, "B H W"]
+    colours: UInt8[Array, "B H W 3"]
+
+
 class Mode(NamedTuple):
     """One kind of edit.
 
     Attributes:
-      apply: `(model, images, regions, blend, draw) -> images`, all images in [-1, 1].
+      apply: `(model, images, found, regions, blend, draw) -> images`, all images in [-1, 1].
       regions: what is edited by default; empty where the whole picture is, without masks.
       strength: of the noise by default.
       needs_reference: whether the style comes from other pictures.
     """
 
-    apply: Callable[[L2SAE, Images, tuple[str, ...], str, Draw], Images]
+    apply: Callable[[L2SAE, Images, Found | None, tuple[str, ...], str, Draw], Images]
     regions: tuple[str, ...]
     strength: float = 0.0
     needs_reference: bool = False
 
 
-def _restyle(model, images, regions, blend, draw):
-    return editing.edit(model, images, draw.key, regions, draw.strength, blend)
+def _restyle(model, images, found, regions, blend, draw):
+    masks = _as_floats(found)
+    return editing.edit(model, images, draw.key, regions, draw.strength, blend, masks)
 
 
-def _reshape(model, images, regions, blend, draw):
-    return editing.edit_structure(model, images, draw.key, regions, draw.strength, blend)
+def _reshape(model, images, found, regions, blend, draw):
+    masks = _as_floats(found)
+    return editing.edit_structure(model, images, draw.key, regions, draw.strength, blend, masks)
 
 
-def _swap(model, images, regions, blend, draw):
-    style_images = to_images(draw.style_image)
-    return editing.swap(model, images, style_images, regions, draw.amount, blend)
+def _swap(model, images, found, regions, blend, draw):
+    style_images, masks = to_images(draw.style_image), _as_floats(found)
+    return editing.swap(model, images, style_images, regions, draw.amount, blend, masks)
 
 
-def _paint(model, images, regions, blend, draw):
-    return overlay(images, label_map(_masks(model, images, regions), regions))
+def _paint(model, images, found, regions, blend, draw):
+    return overlay(images, found.labels)
 
 
-def _reconstruct(model, images, regions, blend, draw):
+def _reconstruct(model, images, found, regions, blend, draw):
     return decode(model, *encode(model, images))
+
+
+def _as_floats(found: Found) -> Float[Array, "B H W 5"]:
+    return found.masks.astype(jnp.float32) / 255.0
 
 
 MODES = {
@@ -208,32 +231,6 @@ def _of_group(edit: Edit, regions: tuple[str, ...], references: list[str]) -> li
             return [Variant("reconstruction", "reconstruction", regions)]
 
 
-class Result(NamedTuple):
-    """One variant of a batch, in [0, 255]; without masks where the whole picture is edited.
-
-    Attributes:
-      pictures: `[B, H, W, 3]`.
-      masks: `[B, H, W, R]`, 0 or 255, in the order of the variant's regions.
-      labels: `[B, H, W]`; see `label_map`.
-      colours: `[B, H, W, 3]`, the labels in the regions' colours.
-    """
-
-    pictures: Array
-    masks: Array | None = None
-    labels: Array | None = None
-    colours: Array | None = None
-
-
-def image_size(model: L2SAE, edit: Edit) -> int:
-    """Height and width at which the model edits.
-
-    Raises:
-      ValueError: the model lacks the network.
-    """
-    network = model.segmenter if edit.mode == "segment" else model.restyler
-    return network.config.image_size
-
-
 def draw(edit: Edit, variant: Variant, references: Mapping[str, Picture]) -> Draw:
     """The arrays of a variant; `references` holds the pictures its name refers to."""
     style_image = None if variant.reference is None else references[variant.reference][None]
@@ -241,40 +238,72 @@ def draw(edit: Edit, variant: Variant, references: Mapping[str, Picture]) -> Dra
     return Draw(key, edit.strength, style_image, variant.amount)
 
 
-def edit_batch(
-    model: L2SAE, edit: Edit, regions: tuple[str, ...], pixels: UInt8[Array, "B H W 3"], draw: Draw
-) -> Result:
-    """Makes one variant, of these regions, of a batch of pictures.
+def find_regions(
+    model: L2SAE, edit: Edit, mesh: Mesh, pixels: UInt8[Array, "B H W 3"]
+) -> Found | None:
+    """Finds the regions of an edit in a batch of pictures; None where it edits whole pictures.
 
     Raises:
       ValueError: a model that lacks a network, or pictures it cannot read.
     """
-    return _edit_batch(edit.mode, regions, edit.blend, model, pixels, draw)
+    return _find_regions(edit.regions, mesh, model, pixels) if edit.regions else None
 
 
-def check(model: L2SAE, edit: Edit, batch_size: int) -> None:
-    """Raises the ValueError that `edit_batch` would, without computing anything."""
-    size = image_size(model, edit)
+def edit_batch(
+    model: L2SAE,
+    edit: Edit,
+    regions: tuple[str, ...],
+    mesh: Mesh,
+    pixels: UInt8[Array, "B H W 3"],
+    found: Found | None,
+    draw: Draw,
+) -> UInt8[Array, "B H W 3"]:
+    """Makes one variant, of these regions, of a batch of pictures.
+
+    Args:
+      mesh: its devices divide the batch between them.
+      found: the regions of the pictures.
+
+    Raises:
+      ValueError: a model that lacks a network, or pictures it cannot read.
+    """
+    return _edit_batch(edit.mode, regions, edit.blend, mesh, model, pixels, found, draw)
+
+
+def check(model: L2SAE, edit: Edit, mesh: Mesh, batch_size: int) -> None:
+    """Raises the ValueError that the above would, without computing anything."""
+    size = model.image_size
     references = {}
     if MODES[edit.mode].needs_reference:
         references["any"] = np.zeros((size, size, 3), np.uint8)
     pixels = jax.ShapeDtypeStruct((batch_size, size, size, 3), np.uint8)
     any_variant = variants(edit, references)[0]
     any_draw = draw(edit, any_variant, references)
-    jax.eval_shape(partial(edit_batch, model, edit, any_variant.regions), pixels, any_draw)
+    found = jax.eval_shape(partial(find_regions, model, edit, mesh), pixels)
+    jax.eval_shape(
+        partial(edit_batch, model, edit, any_variant.regions, mesh), pixels, found, any_draw
+    )
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _edit_batch(mode, regions, blend, model, pixels, draw) -> Result:
-    images = to_images(pixels)
-    pictures = to_pixels(MODES[mode].apply(model, images, regions, blend, draw))
-    if not regions:
-        return Result(pictures)
-    # Predicted within the edit as well: being the same computation, XLA does it once.
-    masks = _masks(model, images, regions)
-    labels = label_map(masks, regions)
-    return Result(pictures, (255.0 * masks).astype(jnp.uint8), labels, colour_map(labels))
+@partial(jax.jit, static_argnums=(0, 1))
+def _find_regions(regions, mesh, model, pixels) -> Found:
+    indices = jnp.asarray(region_indices(regions))
+
+    def find(model, pixels):
+        masks = model.region_masks(to_images(pixels), region_indices(regions))
+        labels = label_map(masks, regions)
+        all_masks = jnp.zeros((*labels.shape, len(REGION_NAMES)), jnp.uint8)
+        all_masks = all_masks.at[..., indices].set((255.0 * masks).astype(jnp.uint8))
+        return Found(all_masks, labels, colour_map(labels))
+
+    return over_shards(find, mesh, (WHOLE, ROWS), ROWS)(model, pixels)
 
 
-def _masks(model, images, regions) -> Float[Array, "B H W R"]:
-    return model.segmenter.region_masks(images, region_indices(regions))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _edit_batch(mode, regions, blend, mesh, model, pixels, found, draw):
+    def apply(model, pixels, found, draw):
+        images = to_images(pixels)
+        return to_pixels(MODES[mode].apply(model, images, found, regions, blend, draw))
+
+    inputs = (WHOLE, ROWS, ROWS, WHOLE)
+    return over_shards(apply, mesh, inputs, ROWS)(model, pixels, found, draw)

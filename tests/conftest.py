@@ -1,13 +1,20 @@
 """Shared by all tests: most of their time is compilation, so there is as little as can be."""
 
+import os
+
 import jax
 import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Keeps compiled functions on disk until the session ends: nothing is compiled twice."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    """Keeps compiled functions on disk until the session ends: nothing is compiled twice.
+
+    Programs that tests start find the folder in their environment, and leave the user's alone.
+    """
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", None)

@@ -1,5 +1,6 @@
 """Model directories: what is saved returns, nothing gets lost, damage is told in one line."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -79,6 +80,23 @@ def test_what_is_saved_returns(tmp_path):
     assert description.architectures == {"smn": ARCHITECTURE, "smpn": ARCHITECTURE}
     assert description.metadata == {"sources": {"smn": "a [1,  2].pth"}}
     assert_same_tree(description.read(), trees)
+
+
+@pytest.mark.parametrize(
+    ("size", "stored", "reduction"),
+    [(48, None, 1), (96, None, 1), (24, None, 2), (15, None, 2), (12, None, 4), (12, 1, 1)],
+)
+def test_masks_are_predicted_at_the_size_the_smpn_was_trained_at(tmp_path, size, stored, reduction):
+    trees = {"smn": parameters(0), "smpn": parameters(1)}
+    autoencoders = {"smn": PLAIN, "smpn": dataclasses.replace(SLICED, image_size=size)}
+    save_model(
+        tmp_path / "m",
+        autoencoders,
+        dict.fromkeys(trees, ARCHITECTURE),
+        trees,
+        mask_reduction=stored,
+    )
+    assert load(tmp_path / "m").mask_reduction == reduction
 
 
 def test_networks_and_blocks_are_read_alone(model):
@@ -293,6 +311,10 @@ DAMAGE = {
     "no weights": (lambda m: shutil.rmtree(_weights(m)), "cannot be read"),
     "no decoder": (lambda m: shutil.rmtree(_weights(m) / "smn/decoder"), "cannot be read"),
     "no data": (lambda m: shutil.rmtree(_weights(m) / "smn/decoder/d"), "cannot be read"),
+    "reduction": (
+        _edit(lambda c: c.update(mask_reduction=3)),
+        "mask_reduction 3: expected 1, 2, 4 or another power of 2",
+    ),
     "no manifest": (
         lambda m: (_weights(m) / "smn/encoder/manifest.ocdbt").unlink(),
         "cannot be read",

@@ -91,8 +91,10 @@ def test_it_tells_what_it_found(file, tmp_path, capsys):
 
 def test_an_smn_and_a_trained_smpn_become_one_model(file, workdir, tmp_path):
     directory = tmp_path / "model"
-    assert run(f"--smn={file}", f"--smpn={workdir}", f"--output={directory}") == 0
+    paths = [f"--smn={file}", f"--smpn={workdir}", f"--output={directory}"]
+    assert run(*paths) == 0
     both = load(directory)
+    assert both.mask_reduction == 1
     assert both.smn.config == AutoencoderConfig(
         ARCHITECTURE.encoder, ARCHITECTURE.decoder, image_size=48
     )
@@ -104,6 +106,9 @@ def test_an_smn_and_a_trained_smpn_become_one_model(file, workdir, tmp_path):
     trained = torch_format.read(tmp_path / "back" / "smpn.pth")
     assert list(trained) == list(ENTRIES)
     assert np.all(trained["G.ToRGB.bias"] == 2) and trained[COUNTER] == [0]
+
+    assert run(*paths, "--mask_reduction=4") == 0
+    assert load(directory).mask_reduction == 4
 
 
 def test_a_network_of_a_model_keeps_its_origin(model, file, tmp_path):
@@ -151,6 +156,7 @@ BAD = {
     "other network": (["--smpn={model}"], "holds no smpn, only smn"),
     "joint": (["--smpn={file}", "--joint"], "--joint says how the .pth file"),
     "image size": (["--smn={file}", "--image_size=50"], "multiples of 4 from 28 up"),
+    "reduction": (["--smn={file}", "--mask_reduction=3"], "mask_reduction 3: expected 1, 2, 4"),
     "checkpoint": (["--smn={file}", "--checkpoint={model}"], "--checkpoint goes with --to_pytorch"),
     "no source": (["--to_pytorch"], "--checkpoint; give that alone"),
     "to_pytorch of a file": (["--to_pytorch", "--checkpoint={file}"], "is not a model directory"),

@@ -92,6 +92,24 @@ def pixels(path: str | Path) -> np.ndarray:
         return np.asarray(image)
 
 
+def test_eight_devices_share_a_batch(here, model):
+    script = Path(program.__file__)
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    arguments = [f"--checkpoint={model}", "--regions=hair,eyes", "--batch_size=2"]
+    done = subprocess.run(
+        [sys.executable, script, "photos", *arguments, "--output=eight"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "Device: 8 x cpu" in done.stdout, done.stderr
+    assert call(model, "photos", "--regions=hair,eyes", "--output=one") == 0
+    assert names_in("eight") == names_in("one")
+    for name in names_in("one") - {"contact_sheet.png"}:
+        difference = pixels(f"eight/{name}").astype(int) - pixels(f"one/{name}")
+        assert (abs(difference) <= 1).mean() > 0.99  # a hard mask's pixel may flip by rounding
+
+
 # ---------------------------------------------------------------------------------------------
 # What is written.
 
@@ -410,7 +428,7 @@ def test_a_full_disk_is_told_in_one_line(here, model, capsys, monkeypatch):
 
 
 def test_too_large_a_batch_is_told_in_one_line(here, model, capsys, monkeypatch):
-    def too_large(model, edit, regions, pixels, draw):
+    def too_large(model, edit, regions, mesh, pixels, found, draw):
         if isinstance(pixels, np.ndarray):  # not while it is only traced
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\ndetails")
 

@@ -1,7 +1,9 @@
 """Edits are Algorithm 1, and behave as pure functions should: jitted, in batches, one by one."""
 
 import contextlib
+import dataclasses
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 
 import l2sae_jax as l2
+from l2sae_jax.batch_editing import prepare
+from l2sae_jax.data.images import find_images, read_image
 from l2sae_jax.matting import blend
 from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
 from l2sae_jax.nn import Architecture, DecoderConfig, EncoderConfig
@@ -262,6 +266,59 @@ def test_vmap_over_keys(model, key):
         assert_close(edited, l2.edit(model, IMAGES, one, ("hair",)))
 
 
+@each_edit
+@pytest.mark.parametrize("blend", ["paper", "local"])
+def test_masks_that_are_known_need_no_smpn(model, edit, blend):
+    options = {"regions": ("hair", "eyes"), "blend": blend}
+    given = edit(L2SAE(model.smn), IMAGES, **options, masks=masks_of(model))
+    assert_close(given, edit(model, IMAGES, **options))
+
+
+def test_only_the_masks_of_the_regions_named_are_used(model, key):
+    masks = np.zeros((*IMAGES.shape[:3], 5), np.float32)
+    masks[:, 5, 5, 1] = 1
+    same = l2.edit(model, IMAGES, key, ("hair",), blend="local", masks=masks)
+    np.testing.assert_array_equal(same, IMAGES)
+    changed = np.asarray(l2.edit(model, IMAGES, key, ("skin",), blend="local", masks=masks))
+    rows, columns = np.nonzero((changed != IMAGES).any(axis=(0, 3)))
+    assert set(rows) == set(columns) == {4, 5, 6}
+
+
+def test_masks_of_smaller_pictures_are_enlarged(model):
+    images = np.random.default_rng(1).uniform(-1, 1, (2, 32, 48, 3)).astype(np.float32)
+    smaller = L2SAE(model.smn, model.smpn, mask_reduction=2)
+    assert smaller.image_size == 16 and L2SAE(None, model.smpn, 2).image_size == 32
+    found = masks_of(smaller, images)
+    # Each pixel of the small masks becomes four, of which edges may move some.
+    means = images.reshape(2, 16, 2, 24, 2, 3).mean(axis=(2, 4))
+    coarse = masks_of(model, means)
+    assert found.shape == (2, 32, 48, 5) and 0 < coarse.mean() < 1
+    inside = neighbourhood_minimum(coarse), neighbourhood_minimum(1 - coarse)
+    for sure, value in zip(inside, (1, 0), strict=True):
+        assert sure.any()
+        assert (found.reshape(2, 16, 2, 24, 2, 5).transpose(0, 1, 3, 5, 2, 4)[sure] == value).all()
+    with refused("image height 18: this network reads multiples of 4 from 12 up"):
+        l2.segment(smaller, images[:, :18])
+
+
+def neighbourhood_minimum(masks: np.ndarray) -> np.ndarray:
+    """Where masks `[B, H, W, R]` are 1 with all their neighbours."""
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    height, width = masks.shape[1:3]
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return np.min(shifts, axis=0) > 0
+
+
+def test_bfloat16_keeps_the_masks():
+    samples = Path(__file__).parents[1] / "samples"
+    model = l2.load()
+    pictures = [prepare(read_image(path), model.image_size) for path in find_images(samples)]
+    images = np.float32(pictures) / 127.5 - 1
+    config = dataclasses.replace(model.smpn.config, dtype="bfloat16")
+    half = model.replace(smpn=model.smpn.replace(config=config))
+    assert (masks_of(model, images) != masks_of(half, images)).mean() <= 0.005
+
+
 # ---------------------------------------------------------------------------------------------
 # What they refuse, in one line.
 
@@ -313,6 +370,8 @@ def test_numbers_that_do_not_match_are_refused(model, key):
         l2.swap(model, IMAGES, IMAGES[:2])
     with refused(r"keys of shape \(2,\): give one key, or one for each of 3"):
         l2.edit(model, IMAGES, jax.random.split(key, 2))
+    with refused(r"masks of shape \(3, 16, 20, 1\): expected \(3, 16, 20, 5\), one for each .*"):
+        l2.edit(model, IMAGES, key, masks=np.ones((3, 16, 20, 1), np.float32))
 
 
 @each_edit

@@ -21,9 +21,9 @@ from l2sae_jax.regions import DEFAULT_SLICES, REGION_NAMES, region_masks
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = tiny_architecture(image_discriminator=None, patch_discriminator=None)
-SMN = AutoencoderConfig(ARCHITECTURE.encoder, ARCHITECTURE.decoder, image_size=32)
+SMN = AutoencoderConfig(ARCHITECTURE.encoder, ARCHITECTURE.decoder, image_size=64)
 SMPN = AutoencoderConfig(
-    ARCHITECTURE.encoder, ARCHITECTURE.decoder, 48, slices=DEFAULT_SLICES, targets="masks"
+    ARCHITECTURE.encoder, ARCHITECTURE.decoder, 32, slices=DEFAULT_SLICES, targets="masks"
 )
 IOUS = {f"iou_{name}" for name in (*REGION_NAMES, "mean")}
 
@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """An SMN of 32 px and an SMPN of 48."""
+    """An SMN of 64 px and an SMPN of 32, whose masks are enlarged."""
     return write_model(tmp_path_factory.mktemp("models") / "both", smn=SMN, smpn=SMPN)
 
 
@@ -60,7 +60,7 @@ def run(*arguments: object) -> int:
     return evaluate.main(["evaluate.py", *map(str, arguments)])
 
 
-def test_the_program_scores_each_network_at_its_own_size(model, release, data, tmp_path):
+def test_the_program_scores_reconstructions_and_masks(model, release, data, tmp_path):
     arguments = [f"--checkpoint={model}", f"--data={data}", f"--source={release}"]
     arguments += [f"--output={tmp_path / 'new' / 'out'}", "--split=train", "--batch_size=4"]
     command = [sys.executable, "evaluate.py", *arguments]
@@ -72,10 +72,9 @@ def test_the_program_scores_each_network_at_its_own_size(model, release, data, t
     assert all(f"{name:10s} {score:.4g}\n" in done.stdout for name, score in scores.items())
 
     loaded = l2.load(model)
-    images, _ = examples(data, 32, scores["images"])
+    images, labels = examples(data, 64, scores["images"])
     error = np.abs(l2.decode(loaded, *l2.encode(loaded, images)) - images).mean()
     assert scores["l1"] == pytest.approx(error, rel=1e-4)
-    images, labels = examples(data, 48, scores["images"])
     found, truth = np.asarray(l2.segment(loaded, images)) > 0, np.asarray(region_masks(labels)) > 0
     both, either = (found & truth).sum((0, 1, 2)), (found | truth).sum((0, 1, 2))
     expected = both / np.maximum(either, 1)
@@ -111,7 +110,7 @@ BAD = {
     "flag": (["--dta=none"], "Unknown command line flag 'dta'"),
     "choice": (["--split=dev"], "flag --split=dev: value should be one of"),
     "argument": (["none"], "unexpected argument 'none'"),
-    "no records": (["--data=none", "--output=out"], "no CelebAMask-HQ records of 32 px in none: "),
+    "no records": (["--data=none", "--output=out"], "no CelebAMask-HQ records of 64 px in none: "),
     "no such source": (["--data=none", "--output=out", "--source=zip"], "zip: no such file"),
     "no model": (["--data=none", "--output=out", "--checkpoint=."], "is not a model directory"),
 }
@@ -130,8 +129,7 @@ def test_an_output_that_cannot_be_made_is_told_before_anything_is_computed(
     model, release, data, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "file").write_text("mine")
-    for size in (32, 48):
-        prepare(release, data, size, progress=False)
+    prepare(release, data, 64, progress=False)
     monkeypatch.setattr(evaluate, "_add_up", None)
     output = tmp_path / "file" / "out"
     shared = [f"--checkpoint={model}", f"--data={data}", "--split=train"]

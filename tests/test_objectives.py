@@ -11,11 +11,14 @@ from reference import tiny_architecture
 
 from l2sae_jax.model import Autoencoder, AutoencoderConfig
 from l2sae_jax.objectives import (
+    CROP_CALLS,
     Crops,
     Draws,
     Objective,
     ObjectiveConfig,
+    Share,
     branch_targets,
+    leading,
     make_branches,
     sample_crops,
     take_crops,
@@ -27,10 +30,11 @@ from l2sae_jax.training.state import make_optimizers
 
 pytestmark = pytest.mark.usefixtures("compiled_as_for_users")
 
+# The reference's names of the steps: ours, and what each trains.
 STEPS = {
-    "D": ("discriminator_losses", 3, "discriminator"),
-    "R1": ("gradient_penalty", 2, "discriminator"),
-    "G": ("generator_losses", 2, "generator"),
+    "D": ("discriminator", "discriminator"),
+    "R1": ("penalty", "discriminator"),
+    "G": ("generator", "generator"),
 }
 
 
@@ -48,15 +52,15 @@ def crops_of(arrays, step, calls, branches, batch):
 
 def evaluate(objective, params, arrays, targets, noise, step):
     """Loss terms of a step and the gradients of their total, for all four networks."""
-    function, calls, _ = STEPS[step]
+    kind, _ = STEPS[step]
     images = jnp.asarray(arrays["image"])
-    crops = crops_of(arrays, step, calls, targets.shape[1], len(images))
+    batch, branches = targets.shape[:2]
+    crops = crops_of(arrays, step, CROP_CALLS[kind], branches, batch)
+    decodes = (batch // 2 + batch, branches)
+    noise = {name: jnp.broadcast_to(x, (*decodes, *x.shape[1:])) for name, x in noise.items()}
 
     def loss(params):
-        if step == "R1":
-            terms = objective.gradient_penalty(params, targets, crops)
-        else:
-            terms = getattr(objective, function)(params, images, targets, Draws(noise, crops))
+        terms = objective.losses(kind, params, images, targets, Draws(noise, crops))
         return total(terms), terms
 
     gradients, terms = jax.jit(jax.grad(loss, has_aux=True))(params)
@@ -102,7 +106,7 @@ def test_losses_gradients_and_adam_of_the_smn(step):
     config = ml_collections.ConfigDict(
         {"optimizer": {"learning_rate": 2e-3, "b1": 0.0, "b2": 0.99}}
     )
-    optimizer = getattr(make_optimizers(config, objective.config), STEPS[step][2])
+    optimizer = getattr(make_optimizers(config, objective.config), STEPS[step][1])
     stepped = [key for key in arrays if key.startswith(f"{step}/stepped/")]
     assert len(stepped) >= 4
     for key in stepped:
@@ -113,13 +117,16 @@ def test_losses_gradients_and_adam_of_the_smn(step):
         np.testing.assert_allclose(ours, arrays[key], atol=2e-4)
 
 
-@pytest.mark.parametrize("step", ["D", "R1", "G"])
-def test_sliced_losses_and_gradients(step):
+@pytest.mark.parametrize(
+    ("step", "remat"), [("D", "none"), ("R1", "none"), ("G", "none"), ("G", "regions")]
+)
+def test_sliced_losses_and_gradients(step, remat):
     arrays = figures("l2s_128")
     objective = Objective(
         ObjectiveConfig(kind="smpn", crops=2),
         AutoencoderConfig(L2S_128.encoder, L2S_128.decoder, 128, DEFAULT_SLICES, "masks"),
         L2S_128,
+        remat,
     )
     params = parameters(L2S_128)
     targets = np.full((2, 5, 128, 128, 3), -1, np.float32)
@@ -202,8 +209,9 @@ def test_logistic_reconstruction_pulls_hardest_where_a_mask_is_wrong():
     objective = Objective(config, config_with_slices(), SMALL_64)
     targets = jnp.full((1, 5, 2, 2, 3), -1.0).at[:, :, 0, 0].set(1.0)
     wrong = jnp.full_like(targets, -2.0)
+    share = Share(objective.branches, targets, None, ())
     loss, gradient = jax.value_and_grad(
-        lambda rec: jnp.sum(objective._reconstruction(rec, targets))
+        lambda rec: jnp.mean(objective._reconstruction(rec, targets, share))
     )(wrong)
     assert loss == pytest.approx((np.log1p(np.exp(4)) + 3 * np.log1p(np.exp(-4))) / 4, rel=1e-5)
     assert (np.asarray(gradient)[:, :, 0, 0] < 20 * np.asarray(gradient)[:, :, 1, 1]).all()
@@ -221,7 +229,10 @@ def test_recolouring_reads_the_structure_from_other_colours_than_the_style():
 
     @jax.jit
     def reconstruct(images, recoloured):
-        rec, mix = objective.rec_and_mix(params, images, Draws(None, (), recoloured))
+        targets = branch_targets(config, images, None)
+        share = Share(objective.branches, targets, None, ())
+        codes = objective.encode(params, images, recoloured)
+        rec, mix = objective.rec_and_mix(params, codes, share)
         assert mix.shape[0] == 0
         return rec[:, 0]
 
@@ -251,12 +262,23 @@ def test_crops_lie_inside_and_vary():
 def test_a_samples_draws_do_not_depend_on_the_batch():
     objective = Objective(ObjectiveConfig(kind="smpn"), config_with_slices(), SMALL_64)
     keys = jax.random.split(jax.random.key(0), 8)
-    draw = jax.jit(lambda keys: objective.draws(keys, (8, 8), 2))
+    draw = jax.jit(lambda keys: objective.draws("generator", keys, 64, 64))
     eight, four = draw(keys), draw(keys[:4])
     for a, b in zip(eight.crops, four.crops, strict=True):
         jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:4], y), a, b)
 
 
-def test_unknown_objective_is_refused():
+def test_of_every_four_neighbours_the_first_are_taken():
+    def taken(batch, share):
+        return np.asarray(leading(jnp.arange(batch), share)).tolist()
+
+    assert taken(8, 0.5) == [0, 1, 4, 5] and taken(8, 0.25) == [0, 4]
+    assert taken(8, 1.0) == list(range(8)) and taken(8, 0.0) == []
+    assert taken(2, 0.5) == [0] and taken(6, 0.5) == [0, 1, 2] and taken(1, 1.0) == [0]
+
+
+def test_unknown_values_are_refused():
     with pytest.raises(ValueError, match="objective kind 'gan': choose smn, smpn or joint"):
         ObjectiveConfig(kind="gan")
+    with pytest.raises(ValueError, match=r"reconstructed 0.3: expected 0.25, 0.5, 0.75 or 1"):
+        ObjectiveConfig(reconstructed=0.3)

@@ -5,6 +5,7 @@ from l2sae_jax.nn.decoder import (
     Decoder,
     DecoderConfig,
     NoiseMaps,
+    Window,
     published_decoder,
     sample_noise,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "NoiseMaps",
     "PatchDiscriminator",
     "PatchDiscriminatorConfig",
+    "Window",
     "published_decoder",
     "published_encoder",
     "published_image_discriminator",

@@ -33,9 +33,9 @@ class Architecture:
         """Names of the networks it has."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
-    def module(self, network: str, dtype: Dtype = jnp.float32):
+    def module(self, network: str, dtype: Dtype = jnp.float32, remat: bool = False):
         """The Flax module of the network of this name."""
-        return _MODULES[network](getattr(self, network), dtype)
+        return _MODULES[network](getattr(self, network), dtype, remat)
 
     def _inputs(self, network: str) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shapes of the smallest input that creates every parameter of a network."""

@@ -15,11 +15,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
+
+# An image of at most so many pixels costs less to gather than its kernel to rearrange.
+_FEW_PIXELS = 256
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -55,7 +59,16 @@ def _convolve_cpu(x, kernel, stride, padding):
     height, width = (
         (n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel.shape, strict=False)
     )
+    if x.shape[0] * height * width <= _FEW_PIXELS:
+        read = [_read(x, *tap, height, width, stride) for tap in np.ndindex(kernel.shape[:2])]
+        return jnp.concatenate(read, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
     return _convolve(x, kernel, stride, ((0, 1), (0, 1)))[:, :height, :width]
+
+
+def _read(x, i, j, height, width, stride):
+    """The pixels that tap (i, j) of a kernel reads, one for each of `height` x `width` outputs."""
+    rows = x[:, i : i + (height - 1) * stride + 1 : stride]
+    return rows[:, :, j : j + (width - 1) * stride + 1 : stride]
 
 
 def _forward(x, kernel, stride, padding):
@@ -89,12 +102,10 @@ def _kernel_cotangent_cpu(x, kernel, cotangent, stride, padding):
     transposed = lax.optimization_barrier(cotangent.reshape(-1, features).T)
 
     def tap(i, j):
-        read = x[:, i : i + (height - 1) * stride + 1 : stride]
-        read = read[:, :, j : j + (width - 1) * stride + 1 : stride]
+        read = _read(x, i, j, height, width, stride)
         return (transposed @ read.reshape(-1, x.shape[-1])).T
 
-    taps = [[tap(i, j) for j in range(kernel.shape[1])] for i in range(kernel.shape[0])]
-    return jnp.stack([jnp.stack(row) for row in taps])
+    return jnp.stack([tap(*at) for at in np.ndindex(kernel.shape[:2])]).reshape(kernel.shape)
 
 
 def _input_cotangent(kernel, cotangent, shape, stride, padding):

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from l2sae_jax.nn.convolution import blurred_upsampling, convolve
 from l2sae_jax.nn.layers import (
@@ -22,6 +23,19 @@ from l2sae_jax.nn.layers import (
 )
 
 NoiseMaps = Mapping[str, Float[Array, "#B H W 1"]]
+
+
+class Window(NamedTuple):
+    """The part of each image to decode.
+
+    Attributes:
+      corners: row and column of its first pixel, for each sample; moved inwards, if need be, to
+        where the window lies inside the image.
+      size: its height and width, the same for all; static.
+    """
+
+    corners: Int[Array, "B 2"]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,29 @@ class DecoderConfig:
             scale = 2 ** (j + 1)
             shapes |= {f"up_{j}/conv{k}": (scale * height, scale * width) for k in (1, 2)}
         return shapes
+
+    def window_sizes(
+        self, grid: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[tuple[int, int], ...]:
+        """What must be decoded for a window of `size` pixels to be what it is in the whole image.
+
+        Args:
+          grid: height and width of the structure.
+          size: height and width of the window.
+
+        Returns:
+          Height and width of what each doubling reads, and of the window itself.
+        """
+        sizes = [tuple(min(n, g << len(self.up_widths)) for n, g in zip(size, grid, strict=True))]
+        for level in reversed(range(len(self.up_widths))):
+            needed = (-(-n // 2) + 2 * self.halo for n in sizes[-1])
+            sizes.append(tuple(min(n, g << level) for n, g in zip(needed, grid, strict=True)))
+        return tuple(reversed(sizes))
+
+    @property
+    def halo(self) -> int:
+        """How many pixels beyond its own place a doubling reads: conv2, blur and conv1 together."""
+        return 2 + (len(self.taps) - 1) // 4
 
 
 def published_decoder(
@@ -196,10 +233,17 @@ class ToRGB(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(structure, style) to an image; without an output activation, so pixels may pass +-1."""
+    """(structure, style) to an image; without an output activation, so pixels may pass +-1.
+
+    Attributes:
+      config: widths.
+      dtype: dtype of the computation.
+      remat: compute the inside of every block again for the gradient instead of keeping it.
+    """
 
     config: DecoderConfig
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -207,22 +251,69 @@ class Decoder(nn.Module):
         structure: Float[Array, "B h w C"],
         style: Float[Array, "B S"],
         noise: NoiseMaps | None = None,
+        window: Window | None = None,
     ) -> Float[Array, "B H W 3"]:
-        """Decodes; `noise` maps are named as in `DecoderConfig.noise_shapes`, None adds none."""
+        """Decodes an image, or a window of it at a cost that grows with the window.
+
+        Args:
+          structure, style: codes of any length; they are scaled to unit length.
+          noise: maps named as in `DecoderConfig.noise_shapes`; None adds none.
+          window: what to decode, without noise; None decodes the whole image.
+        """
         cfg = self.config
         structure, style = normalise_channels(structure), normalise_channels(style)
         scale = Linear(cfg.structure_channels, bias_init=1.0, name="structure_scale")(style)
         shift = Linear(cfg.structure_channels, name="structure_shift")(style)
         x = structure * scale[:, None, None, :] + shift[:, None, None, :]
+        crops = None if window is None else Crops(cfg, structure.shape[1:3], window)
         noise = noise or {}
 
         def maps(block: str):
             return noise.get(f"{block}/conv1"), noise.get(f"{block}/conv2")
 
+        block = nn.remat(StyledBlock) if self.remat else StyledBlock
         for i, width in enumerate(cfg.head_widths):
             name = f"head_{i}"
-            x = StyledBlock(width, None, self.dtype, name=name)(x, style, *maps(name))
+            x = block(width, None, self.dtype, name=name)(x, style, *maps(name))
         for j, width in enumerate(cfg.up_widths):
             name = f"up_{j}"
-            x = StyledBlock(width, cfg.taps, self.dtype, name=name)(x, style, *maps(name))
+            x = x if crops is None else crops.crop(x, j)
+            x = block(width, cfg.taps, self.dtype, name=name)(x, style, *maps(name))
+        x = x if crops is None else crops.crop(x, len(cfg.up_widths))
         return ToRGB(self.dtype, name="to_rgb")(x, style)
+
+
+class Crops:
+    """Where a window lies on the grid of each doubling, with the pixels around it that it reads.
+
+    A crop that ends inside the image has wrong values near its edges, since convolutions pad with
+    zeros there; it is wide enough for the next crop to leave them out. One that ends where the
+    image ends is padded as the image would be.
+    """
+
+    def __init__(self, config: DecoderConfig, grid: tuple[int, int], window: Window):
+        self._sizes = config.window_sizes(grid, window.size)
+        levels = len(config.up_widths)
+        corners = window.corners
+        self._corners = [self._inside(corners, grid, levels)]
+        for level in reversed(range(levels)):
+            corners = self._inside(self._corners[0] // 2 - config.halo, grid, level)
+            self._corners.insert(0, corners)
+
+    def _inside(self, corners, grid, level):
+        last = [(g << level) - n for g, n in zip(grid, self._sizes[level], strict=True)]
+        return jnp.clip(corners, 0, jnp.asarray(last))
+
+    def crop(self, x: Float[Array, "B H W C"], level: int) -> Float[Array, "B h w C"]:
+        """Cuts out of `x`, the last crop doubled, what a level reads."""
+        size = self._sizes[level]
+        if x.shape[1:3] == size:
+            return x
+        start = self._corners[level]
+        if level:
+            start = start - 2 * self._corners[level - 1]
+
+        def cut(image, corner):
+            return lax.dynamic_slice(image, (*corner, 0), (*size, image.shape[-1]))
+
+        return jax.vmap(cut)(x, start)

@@ -89,33 +89,49 @@ def _flatten(x: Float[Array, "B H W C"]) -> Float[Array, "B C*H*W"]:
 
 
 class ImageDiscriminator(nn.Module):
-    """Image to one logit: larger is more real."""
+    """Image to one logit: larger is more real.
+
+    Attributes:
+      config: widths.
+      dtype: dtype of the computation.
+      remat: compute the inside of every block again for the gradient instead of keeping it.
+    """
 
     config: ImageDiscriminatorConfig
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B 1"]:
         cfg = self.config
         x = Conv(cfg.widths[0], size=1, dtype=self.dtype, name="from_rgb")(images)
+        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         for i, width in enumerate(cfg.widths[1:]):
-            x = ResidualBlock(width, cfg.taps, dtype=self.dtype, name=f"down_{i}")(x)
+            x = block(width, cfg.taps, dtype=self.dtype, name=f"down_{i}")(x)
         x = _flatten(Conv(cfg.final_width, dtype=self.dtype, name="final")(x))
         x = Linear(cfg.dense_width, activate=True, dtype=self.dtype, name="dense_0")(x)
         return Linear(1, dtype=self.dtype, name="dense_1")(x).astype(jnp.float32)
 
 
 class PatchDiscriminator(nn.Module):
-    """Says whether two sets of patches come from images of one style."""
+    """Says whether two sets of patches come from images of one style.
+
+    Attributes:
+      config: widths.
+      dtype: dtype of the computation.
+      remat: compute the inside of every block again for the gradient instead of keeping it.
+    """
 
     config: PatchDiscriminatorConfig
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     def setup(self):
         cfg = self.config
         self.from_rgb = Conv(cfg.widths[0], dtype=self.dtype)
-        self.down = [ResidualBlock(width, cfg.taps, dtype=self.dtype) for width in cfg.widths[1:]]
-        self.middle = ResidualBlock(cfg.middle_width, None, dtype=self.dtype)
+        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        self.down = [block(width, cfg.taps, dtype=self.dtype) for width in cfg.widths[1:]]
+        self.middle = block(cfg.middle_width, None, dtype=self.dtype)
         self.final = Conv(cfg.final_width, padding="valid", dtype=self.dtype)
         self.pair = [
             *(Linear(width, activate=True, dtype=self.dtype) for width in cfg.pair_widths),

@@ -66,10 +66,17 @@ def published_encoder(
 
 
 class Encoder(nn.Module):
-    """Image to (structure, style), both scaled to unit length over their channels."""
+    """Image to (structure, style), both scaled to unit length over their channels.
+
+    Attributes:
+      config: widths.
+      dtype: dtype of the computation.
+      remat: compute the inside of every block again for the gradient instead of keeping it.
+    """
 
     config: EncoderConfig
     dtype: Dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -77,8 +84,9 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Array, "B h w C"], Float[Array, "B S"]]:
         cfg = self.config
         x = Conv(cfg.widths[0], size=1, dtype=self.dtype, name="from_rgb")(images)
+        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         for i, width in enumerate(cfg.widths[1:]):
-            x = ResidualBlock(width, cfg.taps, "reflect", self.dtype, name=f"down_{i}")(x)
+            x = block(width, cfg.taps, "reflect", self.dtype, name=f"down_{i}")(x)
 
         structure = Conv(cfg.widths[-1], size=1, dtype=self.dtype, name="structure_hidden")(x)
         structure = Conv(

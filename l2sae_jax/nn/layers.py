@@ -62,13 +62,11 @@ def blur(x: Float[Array, "B H W C"], taps: Sequence[int], stride: int = 1, gain:
 
 def upsample_bilinear(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
     """Doubles height and width at half-pixel centres: each output is 3/4 near + 1/4 far."""
-    for axis in (1, 2):
+    for axis in (2, 1):
         size = x.shape[axis]
-        first = lax.slice_in_dim(x, 0, 1, axis=axis)
-        last = lax.slice_in_dim(x, size - 1, size, axis=axis)
-        left = jnp.concatenate([first, lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis)
-        right = jnp.concatenate([lax.slice_in_dim(x, 1, size, axis=axis), last], axis)
-        pair = jnp.stack([0.75 * x + 0.25 * left, 0.75 * x + 0.25 * right], axis + 1)
+        padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
+        before, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
+        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
         x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
     return x
 
@@ -92,7 +90,8 @@ class Linear(nn.Module):
         fan_in = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.normal(1.0), (fan_in, self.features))
         bias = self.param("bias", nn.initializers.constant(self.bias_init), (self.features,))
-        y = x.astype(self.dtype) @ (kernel * fan_in**-0.5).astype(self.dtype)
+        # Scaled before, which is less work than scaling the kernel.
+        y = (x * fan_in**-0.5).astype(self.dtype) @ kernel.astype(self.dtype)
         y = y + bias.astype(self.dtype)
         return leaky_relu(y) if self.activate else y
 
@@ -121,13 +120,13 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         shape = (self.size, self.size, x.shape[-1], self.features)
         fan_in = self.size * self.size * x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.normal(1.0), shape)
-        kernel = (kernel * fan_in**-0.5).astype(self.dtype)
+        kernel = self.param("kernel", nn.initializers.normal(1.0), shape).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.downsample_taps is None:
             y = self._same_size(x, kernel)
         else:
             y = self._downsample(x, kernel)
+        y = y * fan_in**-0.5  # less work than scaling the kernel
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)

@@ -1,5 +1,8 @@
 """Training: state, steps, the loop that runs them, and what it writes down."""
 
 from l2sae_jax.training.loop import train_and_evaluate
+from l2sae_jax.training.memory import memory_use
+from l2sae_jax.training.scaling import Scaling
+from l2sae_jax.training.stopping import StoppedError
 
-__all__ = ["train_and_evaluate"]
+__all__ = ["Scaling", "StoppedError", "memory_use", "train_and_evaluate"]

@@ -1,6 +1,7 @@
 """What a run writes down: scalars as TensorBoard events and JSON lines, pictures as PNG grids."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from l2sae_jax.data.images import write_png
 from l2sae_jax.label_maps import colour_map, label_map
 from l2sae_jax.model import Autoencoder
 from l2sae_jax.objectives import Objective
+from l2sae_jax.parallel import failing_together, is_first
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import REGION_NAMES, region_masks
 
@@ -23,12 +25,24 @@ METRICS_FILE = "metrics.jsonl"
 class ScalarLog:
     """Appends scalars to `metrics.jsonl` and to TensorBoard event files in a workdir.
 
+    Process 0 does; the others call it too, to learn of its errors.
+
     Lines of steps after `first_step`, left by a run that was killed after its last checkpoint, are
     dropped, so that a resumed run leaves the file an uninterrupted one would.
+
+    Events are written as the lines are, by the caller: a summary writer's thread would answer a
+    full disk with a traceback and silence.
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        from tensorboardX import SummaryWriter  # takes two seconds, and only training needs it
+        with failing_together():
+            if is_first():
+                self._open(workdir, first_step)
+
+    def _open(self, workdir: Path, first_step: int) -> None:
+        # Takes two seconds, and only training needs it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._path = workdir / METRICS_FILE
         if self._path.exists():
@@ -37,20 +51,35 @@ class ScalarLog:
             ]
             kept = [line for line in lines if _step(line) <= first_step]
             replace_text(self._path, "".join(line + "\n" for line in kept))
-        self._writer = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
+        (workdir / "events").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(workdir / "events" / "events"))
+        started = SessionLog(status=SessionLog.START)
+        self._events.write_event(
+            Event(wall_time=time.time(), step=first_step + 1, session_log=started)
+        )
 
     def write(self, step: int, images: int, scalars: Mapping[str, float]) -> None:
         """Notes scalars at a step."""
+        with failing_together():
+            if is_first():
+                self._append(step, images, scalars)
+
+    def _append(self, step: int, images: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         line = json.dumps({"step": step, "images": images, **scalars})
         with self._path.open("a") as file:
             file.write(line + "\n")
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            event = Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+            self._events.write_event(event)
+        self._events.flush()
 
     def close(self) -> None:
         """Closes the event file."""
-        self._writer.close()
+        if is_first():
+            self._events.close()
 
 
 def _step(line: str) -> int | None:

@@ -1,28 +1,41 @@
-"""The training loop: reads like a recipe."""
+"""The training loop: reads like a recipe. All processes run it; process 0 alone writes files."""
 
+import contextlib
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from l2sae_jax.checkpoints import read_description
 from l2sae_jax.data.pipeline import Pipeline, make_pipeline
-from l2sae_jax.data.sources import open_source
-from l2sae_jax.metrics import summarise
-from l2sae_jax.objectives import Objective
-from l2sae_jax.training.checkpointing import RunCheckpoints, only_run_in
-from l2sae_jax.training.logging import Averages, ScalarLog, make_grid_step, write_grid
-from l2sae_jax.training.state import TrainState, create_state, make_objective, make_optimizers
-from l2sae_jax.training.steps import (
-    kinds_of_step,
-    make_step,
-    make_validation_step,
+from l2sae_jax.data.sources import Source, open_source
+from l2sae_jax.objectives import KINDS, Objective
+from l2sae_jax.parallel import (
+    failing_together,
+    from_first,
+    is_first,
+    make_mesh,
+    place,
+    shard_rows,
+    whole,
 )
+from l2sae_jax.training.checkpointing import RunCheckpoints, only_run_in, telling_of_a_full_disk
+from l2sae_jax.training.evaluation import Evaluation
+from l2sae_jax.training.logging import Averages, ScalarLog
+from l2sae_jax.training.scaling import Scaling, check_batch, make_scaling
+from l2sae_jax.training.state import (
+    TrainState,
+    create_state,
+    make_objective,
+    make_optimizers,
+    state_layout,
+)
+from l2sae_jax.training.steps import kinds_of_step, make_step
+from l2sae_jax.training.stopping import StoppedError, StopRequests
 
 # How many steps the host may run ahead of the device before it reads their losses.
 _LAG = 2
@@ -55,96 +68,148 @@ def train_and_evaluate(config, workdir: str | Path) -> TrainState:
     Raises:
       ValueError: a config or data set that cannot be trained, in one line.
       NotFiniteError: names the step, the term, and the last good checkpoint.
+      StoppedError: SIGTERM came, to any process; the run is saved as it was a few steps later.
+      DiskFullError: there was no room for what it writes; the last good checkpoint is intact.
     """
-    workdir = Path(workdir)
-    missing = [name for name in _FIELDS if name not in config]
-    if missing:
-        raise ValueError(f"config.{missing[0]} is missing; compare with configs/smoke.py")
-    objective = make_objective(config)
-    _check(config, objective)
-    source = open_source(config.data, "train")
-    pipeline = make_pipeline(
-        source, batch_size=config.batch_size, seed=config.seed, flip=config.data.flip
-    )
-    with only_run_in(workdir, config):
-        return _train(config, workdir, objective, pipeline)
+    workdir, mesh = Path(workdir), make_mesh()
+    stop = StopRequests(mesh)
+    of_first = from_first(config.to_json())
+    with stop.listening(), telling_of_a_full_disk(workdir), contextlib.ExitStack() as held:
+        with failing_together():
+            if config.to_json() != of_first:
+                raise ValueError("the config is not that of process 0: give all the same flags")
+            missing = [name for name in _FIELDS if name not in config]
+            if missing:
+                raise ValueError(f"config.{missing[0]} is missing; compare with configs/smoke.py")
+            objective, scaling = make_objective(config), make_scaling(config)
+            _check(config, objective, scaling, mesh)
+        source = _open_source(config.data)
+        with failing_together():
+            pipeline = make_pipeline(
+                source,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                flip=config.data.flip,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            if is_first():
+                held.enter_context(only_run_in(workdir, config))
+        return _train(config, workdir, objective, scaling, mesh, pipeline, stop)
 
 
-def _train(config, workdir: Path, objective: Objective, pipeline: Pipeline) -> TrainState:
+def _open_source(data_config) -> Source:
+    """The training images; where their records are still to be made, process 0 makes them."""
+    with failing_together():
+        source = open_source(data_config, "train") if is_first() else None
+    with failing_together():
+        return source or open_source(data_config, "train")
+
+
+def _train(
+    config,
+    workdir: Path,
+    objective: Objective,
+    scaling: Scaling,
+    mesh: Mesh,
+    pipeline: Pipeline,
+    stop: StopRequests,
+) -> TrainState:
     checkpoints = RunCheckpoints(workdir, objective, config.keep_checkpoints)
-    optimizers = make_optimizers(config, objective.config)
-    params = initial_parameters(config, objective, resuming=checkpoints.latest is not None)
-    state = create_state(params, optimizers, average=bool(config.average_decay))
-    print(parameter_overview.get_parameter_overview(params, include_stats=False))
-    if checkpoints.latest is not None:
-        state = checkpoints.restore(state, pipeline)
-        print(f"Continuing from checkpoint {checkpoints.latest} in {workdir}")
-
+    state, layout = _first_state(config, objective, scaling, mesh, checkpoints, pipeline)
     step_functions = {
         kind: make_step(
             kind,
             objective,
-            optimizers,
+            make_optimizers(config, objective.config),
+            mesh,
+            layout,
+            scaling,
             average_decay=config.average_decay or None,
             colour_jitter=config.data.colour_jitter,
         )
-        for kind in ("generator", "discriminator", "penalty")
+        for kind in KINDS
     }
-    evaluate = Evaluation(config, objective, workdir)
+    with failing_together():
+        evaluate = Evaluation(config, objective, mesh, scaling, workdir)
     first, last = int(state.step), config.images // config.batch_size
     scalars, averages = ScalarLog(workdir, first), Averages()
     root_key = jax.random.key(config.seed)
     pending: deque = deque()
 
-    def settle(lag: int) -> None:
-        """Reads the losses of all but the `lag` newest steps, and stops at the first bad one."""
+    def settle(lag: int) -> bool:
+        """Reads what all but the `lag` newest steps gave, and stops at the first bad one.
+
+        Returns whether any of them was asked to be the last.
+        """
+        asked = False
         while len(pending) > lag:
-            step, terms = pending.popleft()
+            step, terms, stop_asked = pending.popleft()
             terms = {name: float(value) for name, value in jax.device_get(terms).items()}
             _check_finite(step, terms, checkpoints.latest, workdir)
             averages.add(terms)
+            asked |= bool(stop_asked)
+        return asked
 
     with _progress(config, first * config.batch_size) as progress:
         for step in range(first, last):
-            batch = next(pipeline)
+            batch = shard_rows(next(pipeline), mesh)
             for kind in kinds_of_step(step, objective):
-                key = jax.random.fold_in(jax.random.fold_in(root_key, step), _KEY_OF[kind])
+                key = jax.random.fold_in(jax.random.fold_in(root_key, step), KINDS.index(kind))
                 state, terms = step_functions[kind](state, batch, key)
-                pending.append((step + 1, terms))
-            settle(_LAG)
+                pending.append((step + 1, terms, stop.any()))
+            stopping = settle(_LAG)
             progress.update(config.batch_size)
 
             done, images = step + 1, (step + 1) * config.batch_size
             if _due(done, config.log_every, config.batch_size) or done == last:
-                settle(0)
+                stopping |= settle(0)
                 rate = progress.format_dict["rate"] or 0.0
                 scalars.write(done, images, averages.pop() | {"images_per_second": rate})
             if _due(done, config.evaluate_every, config.batch_size) or done == last:
                 scores = evaluate(state.result, images)
                 scalars.write(done, images, scores)
                 progress.set_postfix({name[4:]: f"{score:.3f}" for name, score in scores.items()})
-            if _due(done, config.checkpoint_every, config.batch_size) or done == last:
-                settle(0)
+            if stopping or _due(done, config.checkpoint_every, config.batch_size) or done == last:
+                stopping |= settle(0)
                 checkpoints.save(done, state, pipeline)
+            if stopping and done < last:
+                raise StoppedError(f"stopped by SIGTERM at step {done}, saved in {workdir}")
     scalars.close()
     checkpoints.close()
     return state
 
 
-_KEY_OF = {"generator": 0, "discriminator": 1, "penalty": 2}
+def _first_state(config, objective, scaling, mesh, checkpoints, pipeline):
+    """The state to go on from, a new one or the newest checkpoint's, and its layout."""
+    optimizers = make_optimizers(config, objective.config)
+
+    def create(params):
+        return create_state(params, optimizers, average=bool(config.average_decay))
+
+    shapes = jax.eval_shape(create, objective.architecture.parameter_shapes())
+    layout = state_layout(shapes, mesh, scaling)
+    if is_first():
+        print(parameter_overview.get_parameter_overview(shapes.parameters, include_stats=False))
+    if checkpoints.latest is not None:
+        if is_first():
+            print(f"Continuing from checkpoint {checkpoints.latest} in {checkpoints.workdir}")
+        return checkpoints.restore(shapes, pipeline, layout), layout
+    with failing_together():
+        params = initial_parameters(config, objective)
+    return jax.jit(create, out_shardings=layout)(place(params, whole(mesh))), layout
 
 
-def initial_parameters(config, objective: Objective, *, resuming: bool = False):
+def initial_parameters(config, objective: Objective):
     """Fresh parameters, or those of a converted checkpoint or another run's workdir.
 
-    Networks that `config.init_from` does not hold, discriminators for instance, start fresh, and so
-    do all when `resuming`: a checkpoint will replace them.
+    Networks that `config.init_from` does not hold, discriminators for instance, start fresh.
 
     Raises:
       ValueError: it holds networks of another architecture.
     """
     loaded = {}
-    if config.init_from and not resuming:
+    if config.init_from:
         description = read_description(Path(config.init_from))
         names = ("smpn", "smn") if objective.config.kind == "smpn" else ("smn", "smpn")
         name = next(name for name in names if name in description.architectures)
@@ -158,38 +223,8 @@ def initial_parameters(config, objective: Objective, *, resuming: bool = False):
                 )
             if ours is not None:
                 tree = description.networks(name)[network]
-                loaded[network] = jax.tree.map(lambda x: jnp.asarray(x, "float32"), tree)
-    return objective.architecture.init(jax.random.key(config.seed)) | loaded
-
-
-class Evaluation:
-    """Scores and pictures of images that are not trained on."""
-
-    def __init__(self, config, objective: Objective, workdir: Path):
-        self._source = open_source(config.data, "validation")
-        self._workdir = workdir
-        self._count = min(config.evaluate_images, len(self._source))
-        self._batch_size = min(config.evaluate_batch_size, self._count)
-        self._pictures = min(8, self._count)
-        self._step = make_validation_step(objective)
-        self._grid = make_grid_step(objective)
-
-    def _batches(self, size: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-        # Whole batches only, so that one shape is compiled.
-        for start in range(0, count - size + 1, size):
-            examples = [self._source[i] for i in range(start, start + size)]
-            yield {name: np.stack([e[name] for e in examples]) for name in ("image", "labels")}
-
-    def __call__(self, generator, images_seen: int) -> dict[str, float]:
-        """Scores of the validation images; also writes `grids/IMAGES.png`."""
-        sums: dict[str, np.ndarray] = {}
-        for batch in self._batches(self._batch_size, self._count):
-            update = jax.device_get(self._step(generator, batch))
-            sums = {name: sums.get(name, 0.0) + value for name, value in update.items()}
-        grid = self._grid(generator, next(self._batches(self._pictures, self._pictures)))
-        (self._workdir / "grids").mkdir(exist_ok=True)
-        write_grid(self._workdir / "grids" / f"{images_seen:09d}.png", np.asarray(grid))
-        return {f"val_{name}": score for name, score in summarise(sums).items()}
+                loaded[network] = jax.tree.map(lambda x: np.asarray(x, "float32"), tree)
+    return jax.jit(objective.architecture.init)(jax.random.key(config.seed)) | loaded
 
 
 def _due(step: int, every_images: int, batch_size: int) -> bool:
@@ -197,15 +232,14 @@ def _due(step: int, every_images: int, batch_size: int) -> bool:
     return step * batch_size // every_images > (step - 1) * batch_size // every_images
 
 
-def _check(config, objective: Objective) -> None:
+def _check(config, objective: Objective, scaling: Scaling, mesh: Mesh) -> None:
     positive = ("log_every", "evaluate_every", "evaluate_images", "evaluate_batch_size")
     for name in (*positive, "checkpoint_every", "keep_checkpoints"):
         if config[name] < 1:
             raise ValueError(f"config.{name} {config[name]}: expected 1 or more")
     if config.images < config.batch_size:
         raise ValueError(f"config.images {config.images}: less than a batch")
-    if config.batch_size < 2 or config.batch_size % 2:
-        raise ValueError(f"config.batch_size {config.batch_size}: mixing needs an even number")
+    check_batch(config.batch_size, objective, scaling, mesh.size)
     encoder, size = objective.autoencoder.encoder, config.data.size
     if size % encoder.downsampling or size < encoder.smallest_image:
         raise ValueError(
@@ -231,5 +265,10 @@ def _check_finite(step: int, terms: dict[str, float], saved: int | None, workdir
 
 def _progress(config, initial: int) -> tqdm:
     return tqdm(
-        total=config.images, initial=initial, unit="img", smoothing=0.05, dynamic_ncols=True
+        total=config.images,
+        initial=initial,
+        unit="img",
+        smoothing=0.05,
+        dynamic_ncols=True,
+        disable=not is_first(),
     )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from l2sae_jax.checkpoints import DISCRIMINATORS
@@ -13,6 +14,8 @@ from l2sae_jax.configuration import from_dict
 from l2sae_jax.model import AutoencoderConfig
 from l2sae_jax.nn import Architecture
 from l2sae_jax.objectives import Objective, ObjectiveConfig
+from l2sae_jax.parallel import split_shardings, whole
+from l2sae_jax.training.scaling import Scaling, make_scaling
 
 GENERATOR = ("encoder", "decoder")
 
@@ -36,6 +39,11 @@ class TrainState:
     generator_optimizer: Any
     discriminator_optimizer: Any
     average: Params | None
+
+    @property
+    def parameters(self) -> Params:
+        """Those of all networks."""
+        return self.generator | self.discriminator
 
     @property
     def result(self) -> Params:
@@ -71,6 +79,7 @@ def make_objective(config) -> Objective:
     if sliced and not config.get("slices"):
         raise ValueError(f"config.slices is missing: objective {kind} needs a slice table")
     objective = from_dict(ObjectiveConfig, config["objective"], "config.objective")
+    scaling = make_scaling(config)
     used = {
         "image_discriminator": objective.gan > 0,
         "patch_discriminator": objective.patch > 0,
@@ -83,6 +92,7 @@ def make_objective(config) -> Objective:
         objective,
         from_dict(AutoencoderConfig, autoencoder, "config"),
         from_dict(Architecture, kept, "config.networks"),
+        scaling.remat,
     )
 
 
@@ -132,6 +142,20 @@ def create_state(params: Params, optimizers: Optimizers, *, average: bool) -> Tr
         discriminator_optimizer=optimizers.discriminator.init(discriminator),
         # Copied: a step donates its state, and no buffer may be given away twice.
         average=jax.tree.map(jnp.copy, generator) if average else None,
+    )
+
+
+def state_layout(state: TrainState, mesh: Mesh, scaling: Scaling) -> TrainState:
+    """The sharding of everything in a state, or in its shapes.
+
+    All of it lies whole on every device but, where they are sharded, the optimisers' states.
+    """
+    layout = jax.tree.map(lambda _: whole(mesh), state)
+    if not scaling.shard_optimizer:
+        return layout
+    return layout.replace(
+        generator_optimizer=split_shardings(state.generator_optimizer, mesh),
+        discriminator_optimizer=split_shardings(state.discriminator_optimizer, mesh),
     )
 
 

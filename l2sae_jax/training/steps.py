@@ -1,31 +1,32 @@
 """The jitted steps: one for each kind of update, and one for validation."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial, wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 
 from l2sae_jax.metrics.scores import Sums, mask_sums, reconstruction_sums
 from l2sae_jax.model import Autoencoder
-from l2sae_jax.objectives import Losses, Objective, branch_targets, total
+from l2sae_jax.objectives import Kind, Objective, branch_targets, total
+from l2sae_jax.parallel import AXIS, ROWS, WHOLE, over_shards, row_numbers, whole
 from l2sae_jax.pixels import to_images
 from l2sae_jax.regions import REGIONS, region_masks
 from l2sae_jax.training.augmentation import jitter_colours
-from l2sae_jax.training.state import Optimizers, TrainState, moving_average
+from l2sae_jax.training.scaling import Scaling
+from l2sae_jax.training.state import Optimizers, Params, TrainState, moving_average
 
-Kind = Literal["generator", "discriminator", "penalty"]
 Batch = dict[str, UInt8[Array, "B H W *C"]]
 Terms = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Terms]]
 
 # These set the keys of colours apart from those of the losses.
 _JITTER, _RECOLOURING = 0x6A6974, 0x726563
-
-# How many crops each kind of step takes of every picture.
-_CROP_CALLS = {"generator": 2, "discriminator": 3, "penalty": 2}
 
 
 def kinds_of_step(step: int, objective: Objective) -> tuple[Kind, ...]:
@@ -43,6 +44,9 @@ def make_step(
     kind: Kind,
     objective: Objective,
     optimizers: Optimizers,
+    mesh: Mesh,
+    layout: TrainState,
+    scaling: Scaling,
     *,
     average_decay: float | None,
     colour_jitter: float,
@@ -50,43 +54,28 @@ def make_step(
     """A jitted update: `(state, batch, key) -> (state, terms)`.
 
     The state is donated. `terms` holds the mean of every loss term and the norm of the gradient
-    of every network trained.
-    """
-    cfg = objective.config
+    of every network trained. Neither the devices nor `scaling` change an update but in rounding.
 
-    def losses(trained, state: TrainState, images, targets, draws) -> Losses:
-        params = state.generator | state.discriminator | trained
-        if kind == "generator":
-            return objective.generator_losses(params, images, targets, draws)
-        if kind == "discriminator":
-            return objective.discriminator_losses(params, images, targets, draws)
-        return objective.gradient_penalty(params, targets, draws.crops)
+    Args:
+      kind: what it trains.
+      objective, optimizers: how.
+      mesh: the devices that share every batch.
+      layout: the shardings of the state; see `state_layout`.
+      scaling: how to compute it.
+      average_decay: of the moving average of the generator, None if there is none.
+      colour_jitter: greatest change of the images' colours.
+    """
+    side = "generator" if kind == "generator" else "discriminator"
+    gradients_of = over_shards(
+        partial(_shard_gradients, kind, objective, scaling, colour_jitter),
+        mesh,
+        (WHOLE, WHOLE, ROWS, WHOLE),
+        WHOLE,
+    )
 
     def step(state: TrainState, batch: Batch, key: Key[Array, ""]):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["image"].shape[0]))
-        images = to_images(batch["image"])
-        if colour_jitter:
-            jitter_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _JITTER)
-            images = jitter_colours(images, jitter_keys, colour_jitter)
-        targets = branch_targets(cfg, images, batch["labels"])
-        scale = objective.autoencoder.encoder.downsampling
-        grid = (images.shape[1] // scale, images.shape[2] // scale)
-        draws = objective.draws(keys, grid, _CROP_CALLS[kind])
-        if cfg.recolouring:
-            recolour_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _RECOLOURING)
-            draws = draws._replace(
-                recoloured=jitter_colours(images, recolour_keys, cfg.recolouring)
-            )
-
-        def loss(trained):
-            parts = losses(trained, state, images, targets, draws)
-            # A lazy penalty stands for the steps without one.
-            weight = cfg.r1_every if kind == "penalty" else 1
-            return weight * total(parts), parts
-
-        side = "generator" if kind == "generator" else "discriminator"
         trained = getattr(state, side)
-        gradients, parts = jax.grad(loss, has_aux=True)(trained)
+        gradients, terms = gradients_of(trained, state.parameters, batch, key)
         updates, optimizer_state = getattr(optimizers, side).update(
             gradients, getattr(state, f"{side}_optimizer"), trained
         )
@@ -97,16 +86,85 @@ def make_step(
         if kind == "generator" and average_decay is not None:
             average = moving_average(state.average, trained, average_decay, state.step)
             state = state.replace(average=average)
-        terms = {name: jnp.mean(part) for name, part in parts.items()}
         norms = {
             f"gradient_{kind}_{name}": optax.global_norm(tree) for name, tree in gradients.items()
         }
         return state, terms | norms
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(
+        _at_precision(scaling.precision, step),
+        donate_argnums=0,
+        out_shardings=(layout, whole(mesh)),
+    )
 
 
-def make_validation_step(objective: Objective) -> Callable[[Any, Batch], Sums]:
+def _shard_gradients(
+    kind: Kind,
+    objective: Objective,
+    scaling: Scaling,
+    colour_jitter: float,
+    trained: Params,
+    params: Params,
+    batch: Batch,
+    key: Key[Array, ""],
+) -> tuple[Params, Terms]:
+    """Gradient and loss terms of the whole batch, of which this device has some rows.
+
+    Every row has random numbers of its own, by its place in the whole batch.
+    """
+    rows = batch["image"].shape[0]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, row_numbers(rows))
+    parts = jax.tree.map(lambda x: x.reshape(scaling.accumulate, -1, *x.shape[1:]), (batch, keys))
+    # A lazy penalty stands for the steps without one.
+    weight = objective.config.r1_every if kind == "penalty" else 1
+
+    def loss(trained, batch, keys):
+        inputs = _inputs(kind, objective, colour_jitter, batch, keys)
+        losses = objective.losses(kind, params | trained, *inputs)
+        return weight * total(losses), {name: jnp.mean(part) for name, part in losses.items()}
+
+    def add(sums, part):
+        return jax.tree.map(jnp.add, sums, jax.grad(loss, has_aux=True)(trained, *part)), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(jax.grad(loss, has_aux=True), trained, *first)
+    sums, _ = lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)
+    return lax.pmean(jax.tree.map(lambda x: x / scaling.accumulate, sums), AXIS)
+
+
+def _inputs(kind: Kind, objective: Objective, colour_jitter: float, batch: Batch, keys):
+    """Images, targets and draws of a loss."""
+    cfg = objective.config
+
+    def recoloured(amount, tag):
+        return jitter_colours(images, jax.vmap(jax.random.fold_in, (0, None))(keys, tag), amount)
+
+    images = to_images(batch["image"])
+    if colour_jitter:
+        images = recoloured(colour_jitter, _JITTER)
+    targets = branch_targets(cfg, images, batch["labels"])
+    draws = objective.draws(kind, keys, *images.shape[1:3])
+    if cfg.recolouring:
+        draws = draws._replace(recoloured=recoloured(cfg.recolouring, _RECOLOURING))
+    return images, targets, draws
+
+
+def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Traces a function with this precision of matrix products, unless it is the default one."""
+    if precision == "default":
+        return function
+
+    @wraps(function)
+    def traced(*arguments):
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return traced
+
+
+def make_validation_step(
+    objective: Objective, mesh: Mesh, scaling: Scaling
+) -> Callable[[Any, Batch], Sums]:
     """A jitted `(generator parameters, batch) -> sums` for `metrics.summarise`.
 
     Whole-image reconstruction is scored where the network decodes whole images, masks where it has
@@ -114,7 +172,7 @@ def make_validation_step(objective: Objective) -> Callable[[Any, Batch], Sums]:
     """
     autoencoder = objective.autoencoder
 
-    def step(generator, batch):
+    def sums(generator, batch):
         model = Autoencoder(**generator, config=autoencoder)
         images = to_images(batch["image"])
         sums = {}
@@ -123,6 +181,7 @@ def make_validation_step(objective: Objective) -> Callable[[Any, Batch], Sums]:
         if autoencoder.slices is not None:
             found = model.region_masks(images, range(len(REGIONS)))
             sums |= mask_sums(found, region_masks(batch["labels"]))
-        return sums
+        return lax.psum(sums, AXIS)
 
-    return jax.jit(step)
+    step = over_shards(sums, mesh, (WHOLE, ROWS), WHOLE)
+    return jax.jit(_at_precision(scaling.precision, step))

@@ -4,15 +4,16 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from training_runs import ROOT, log_lines, smoke_config
 
 import l2sae_jax as l2
 from l2sae_jax.training import loop
@@ -20,23 +21,6 @@ from l2sae_jax.training.checkpointing import only_run_in
 from l2sae_jax.training.loop import NotFiniteError, initial_parameters, train_and_evaluate
 from l2sae_jax.training.state import make_objective
 from l2sae_jax.training.steps import kinds_of_step
-
-ROOT = Path(__file__).parents[2]
-
-
-def smoke_config(kind="smn", **changes):
-    spec = importlib.util.spec_from_file_location("smoke", ROOT / "configs" / "smoke.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(kind)
-    config.images, config.checkpoint_every, config.evaluate_every = 32, 16, 32
-    config.log_every = 8
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def log_lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_same(a, b):
@@ -179,6 +163,19 @@ def test_another_configuration_in_the_same_workdir_is_refused(finished):
     assert {path: path.read_bytes() for path in workdir.glob("*.json*")} == before
 
 
+def test_a_run_of_before_a_field_was_invented_goes_on(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    file = tmp_path / "run" / "train_config.json"
+    old = json.loads(file.read_text())
+    for name in ("remat", "accumulate", "shard_optimizer", "precision"):
+        del old[name]
+    file.write_text(json.dumps(old))
+    train_and_evaluate(smoke_config(remat="blocks"), tmp_path / "run")
+    assert json.loads(file.read_text())["remat"] == "blocks"
+    with pytest.raises(ValueError, match=r"trained with config.precision=default, not highest"):
+        train_and_evaluate(smoke_config(precision="highest"), tmp_path / "run")
+
+
 def test_a_workdir_has_one_run_and_is_no_saved_model(tmp_path):
     with (
         only_run_in(tmp_path / "run", smoke_config()),
@@ -194,6 +191,13 @@ def test_a_workdir_has_one_run_and_is_no_saved_model(tmp_path):
     ("change", "message"),
     [
         ({"batch_size": 3}, "batch_size 3: mixing needs an even number"),
+        (
+            {"batch_size": 4, "accumulate": 2},
+            "batch_size 4: expected a multiple of 8, 4 for each of",
+        ),
+        ({"accumulate": 0}, "config.accumulate 0: expected 1 or more"),
+        ({"remat": "some"}, "config.remat 'some': choose none, blocks, regions"),
+        ({"precision": "low"}, "config.precision 'low': choose default, high, highest"),
         ({"data.size": 36}, "image_discriminator.resolution 32 is not config.data.size 36"),
         ({"data.name": "celeba"}, "unknown data.name 'celeba'"),
         ({"objective.kind": "gan"}, "objective kind 'gan': choose smn, smpn or joint"),
