@@ -55,7 +55,11 @@ def to_model(options: flags.FlagValues) -> None:
     """Makes one model directory of the networks named."""
     from clu import parameter_overview
 
-    from l2sae_jax.checkpoints import check_mask_reduction, check_model_output
+    from l2sae_jax.checkpoints import (
+        check_mask_reduction,
+        check_model_output,
+        read_description,
+    )
     from l2sae_jax.convert import open_network, save_networks, summary
 
     if options.checkpoint is not None:
@@ -66,8 +70,11 @@ def to_model(options: flags.FlagValues) -> None:
         raise ValueError("give --smn, --smpn or both: a .pth file or a model directory")
     if options.joint and (options.smn is None or Path(options.smn).is_dir()):
         raise ValueError("--joint says how the .pth file given as --smn was trained; there is none")
-    if options.mask_reduction is not None:
-        check_mask_reduction(options.mask_reduction)
+    reduction = options.mask_reduction
+    if reduction is not None:
+        check_mask_reduction(reduction)
+    elif options.smn == options.smpn and Path(options.smn).is_dir():  # a model, rewritten
+        reduction = read_description(Path(options.smn)).stated_mask_reduction
     check_model_output(Path(options.output))
 
     targets = {"smn": "appearance" if options.joint else None, "smpn": options.smpn_targets}
@@ -80,7 +87,7 @@ def to_model(options: flags.FlagValues) -> None:
         print(summary(name, networks[name]))
         shapes = networks[name].architecture.parameter_shapes()
         print(parameter_overview.get_parameter_overview(shapes, include_stats=False))
-    save_networks(options.output, networks, options.storage, options.mask_reduction)
+    save_networks(options.output, networks, options.storage, reduction)
     print(f"Wrote {' and '.join(networks)} in {options.storage} to {options.output}")
 
 

@@ -3,8 +3,9 @@
 python evaluate.py --checkpoint=DIR --data=DIR --output=DIR [--split=test] [--images=300]
 
 --data is where train.py keeps its records (config.data.data_dir); give --source, the release
-as a folder, zip or tar, to make records that are not there yet. Each network is scored at its own
-image size. --output receives scores.json. The exit code is 1 if nothing could be scored.
+as a folder, zip or tar, to make records that are not there yet. Pictures have the size of the
+model; an SMPN trained at a lower one reads them reduced, as in an edit. --output receives
+scores.json. The exit code is 1 if nothing could be scored.
 """
 
 import json

@@ -60,7 +60,8 @@ def _train(config, workdir: str) -> int:
     from l2sae_jax.compilation_cache import keep_compiled_programs
     from l2sae_jax.training import StoppedError, train_and_evaluate
 
-    keep_compiled_programs()
+    if jax.process_count() == 1:  # others might find nothing where process 0 finds, and wait
+        keep_compiled_programs()
     try:
         train_and_evaluate(config, workdir)
     except StoppedError as stopped:

@@ -28,7 +28,7 @@ def main() -> None:
         threads=(1, 4, 16),
         step_sizes=(64,) if on_cpu else (64, 128, 256),
         dtype="float32" if on_cpu else "bfloat16",
-        batch=16,
+        batch=16 * jax.device_count(),
         seconds=5.0,
         data_dir="",
         source="",
@@ -49,7 +49,7 @@ def main() -> None:
     report.table("Images taken by a step of the SMN", ("size", "step", "images/s", "read / taken"))
     for size in options.step_sizes:
         config = config_for(size, "smn", options.dtype)
-        config.batch_size = options.batch
+        config.batch_size, config.accumulate = options.batch, 1
         batch, state = shard_rows(random_batch(config), make_mesh()), first_state(config)
         for kind, step in lower_steps(config, ("generator", "discriminator")).items():
             seconds, state = median_seconds(step.compile(), state, batch, options.seconds)

@@ -27,7 +27,7 @@ def main() -> None:
         networks=("smn", "smpn"),
         remat=("none", "blocks", "regions"),
         dtypes=("float32",) if on_cpu else ("float32", "bfloat16"),
-        batch=8,
+        batch=8 * jax.device_count(),
         accumulate=1,
         seconds=5.0,
         memory_only=False,

@@ -21,7 +21,7 @@ from l2sae_jax import contact_sheet
 from l2sae_jax.contact_sheet import Cell, ContactSheet
 from l2sae_jax.data.images import find_images, read_image, resize, write_png
 from l2sae_jax.model import L2SAE
-from l2sae_jax.parallel import make_mesh
+from l2sae_jax.parallel import make_mesh, whole
 from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import (
     MODES,
@@ -196,6 +196,7 @@ def run(plan: Plan, model: L2SAE, batch_size: int, report: Report) -> int:
     per_device = -(-min(batch_size, len(plan.photos)) // mesh.size)
     batch_size = per_device * mesh.size
     check(model, edit, mesh, batch_size)
+    model = jax.device_put(model, whole(mesh))
     _make_folder(plan.output)
     references = dict(_readable(plan.references, size, report))
     if plan.references and not references:

@@ -96,6 +96,7 @@ class Description:
       architectures: each network with the discriminators stored beside it.
       mask_reduction: see `L2SAE`; where config.json does not say, what brings the SMN's training
         images down to the size of the SMPN's.
+      stated_mask_reduction: what config.json itself says, or None.
       metadata: whatever else was noted when it was saved.
     """
 
@@ -109,8 +110,10 @@ class Description:
                 self._add(name, dict(config[name]), f"{where}: {name}")
         if not self.autoencoders:
             raise ValueError(f"{where}: names no network, expected smn or smpn")
-        self.mask_reduction = config.get("mask_reduction", _size_ratio(self.autoencoders))
-        check_mask_reduction(self.mask_reduction, f"{where}: ")
+        self.stated_mask_reduction = config.get("mask_reduction")
+        if self.stated_mask_reduction is not None:
+            check_mask_reduction(self.stated_mask_reduction, f"{where}: ")
+        self.mask_reduction = self.stated_mask_reduction or _size_ratio(self.autoencoders)
         self.metadata = dict(config.get("metadata", {}))
         self._together = "weights" not in config
         self._weights = _newest_weights(directory, config)
@@ -170,7 +173,7 @@ class Description:
 
 def check_mask_reduction(value: Any, where: str = "") -> None:
     """Raises ValueError unless this is a power of two."""
-    if not isinstance(value, int) or value < 1 or value.bit_count() > 1:
+    if type(value) is not int or value < 1 or value.bit_count() > 1:
         raise ValueError(f"{where}mask_reduction {value!r}: expected 1, 2, 4 or another power of 2")
 
 

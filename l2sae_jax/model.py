@@ -61,6 +61,8 @@ class AutoencoderConfig:
                 f"the encoder halves {len(e.widths) - 1} times but the decoder doubles "
                 f"{len(d.up_widths)} times"
             )
+        if self.image_size < 1:
+            raise ValueError(f"image_size {self.image_size}: expected 1 or more pixels")
         if (self.slices is None) != (self.targets is None):
             raise ValueError("slices and targets go together: give both or neither")
         if self.slices is not None and (

@@ -46,6 +46,7 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 def test_a_program_started_again_compiles_nothing(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
     environment["XDG_CACHE_HOME"] = str(tmp_path)

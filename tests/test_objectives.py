@@ -118,7 +118,13 @@ def test_losses_gradients_and_adam_of_the_smn(step):
 
 
 @pytest.mark.parametrize(
-    ("step", "remat"), [("D", "none"), ("R1", "none"), ("G", "none"), ("G", "regions")]
+    ("step", "remat"),
+    [
+        ("D", "none"),
+        ("R1", "none"),
+        ("G", "none"),
+        pytest.param("G", "regions", marks=pytest.mark.slow),
+    ],
 )
 def test_sliced_losses_and_gradients(step, remat):
     arrays = figures("l2s_128")

@@ -111,7 +111,7 @@ def telling_of_a_full_disk(workdir: Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = next((text for text in _NO_ROOM if text in _chain(error)), None)
-        if reason is None:
+        if reason is None or not is_first():  # others repeat what process 0 says
             raise
         # Orbax gives a step's folder its final, all-digit name only once it is complete.
         names = [path.name for path in (workdir / CHECKPOINTS).glob("*") if path.name.isdigit()]
@@ -248,7 +248,11 @@ def _find_room(folder: Path, size: int) -> None:
     """
     if hasattr(os, "posix_fallocate"):  # macOS has none
         with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:  # some file systems cannot tell
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
 
 
 def _rest(state: TrainState) -> dict[str, Any]:

@@ -25,11 +25,12 @@ class Evaluation:
         self._workdir = workdir
         self._mesh = mesh
         self._count = min(config.evaluate_images, len(self._source))
-        self._batch_size = min(config.evaluate_batch_size, self._count)
-        if self._batch_size % mesh.size:
+        wanted = min(config.evaluate_batch_size, self._count)
+        self._batch_size = -(-wanted // mesh.size) * mesh.size
+        if self._batch_size > self._count:
             raise ValueError(
-                f"config.evaluate_batch_size {config.evaluate_batch_size} of {self._count} images: "
-                f"expected a multiple of {mesh.size} devices"
+                f"config.evaluate_images: {self._count} images are fewer than {mesh.size} devices, "
+                "or no multiple of them in one batch"
             )
         self._step = make_validation_step(objective, mesh, scaling)
         self._grid = make_grid_step(objective)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from l2sae_jax.objectives import KINDS, Kind
 from l2sae_jax.parallel import ROWS, make_mesh, whole
-from l2sae_jax.training.scaling import make_scaling
+from l2sae_jax.training.scaling import check_batch, make_scaling
 from l2sae_jax.training.state import create_state, make_objective, make_optimizers, state_layout
 from l2sae_jax.training.steps import make_step
 
@@ -58,6 +58,7 @@ def lower_steps(config, kinds: tuple[Kind, ...] = KINDS) -> dict[Kind, jax.stage
       kinds: which steps, as far as the config has them.
     """
     objective, scaling, mesh = make_objective(config), make_scaling(config), make_mesh()
+    check_batch(config.batch_size, objective, scaling, mesh.size)
     if not objective.config.adversarial:
         kinds = tuple(kind for kind in kinds if kind == "generator")
     optimizers = make_optimizers(config, objective.config)

@@ -49,6 +49,7 @@ def steps_logged(workdir):
     return log_lines(workdir)[-1]["step"] if (workdir / "metrics.jsonl").exists() else 0
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_one_step_and_one_goes_on_as_if_alone(tmp_path):
     workdir = tmp_path / "two"
     processes = start_processes(workdir, 2, *QUICK, "--config.images=800000", SHARDED)

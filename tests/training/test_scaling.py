@@ -37,6 +37,7 @@ def test_without_neighbours_any_division_will_do():
         checked(6, 2, accumulate=2, **alone)
 
 
+@pytest.mark.slow
 def test_memory_is_counted_without_being_taken():
     config = smoke_config()
     config.objective.update(gan=0.0, patch=0.0)
