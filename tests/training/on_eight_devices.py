@@ -1,4 +1,4 @@
-"""Run by test_parallel.py: what comes of a step computed in several ways, on 1 and 8 devices."""
+"""Run by test_scaling.py: what comes of a step computed in several ways, on 1 and 8 devices."""
 
 import functools
 import json
