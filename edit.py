@@ -104,9 +104,9 @@ def edit_photos(paths: list[str], options: flags.FlagValues) -> int:
     keep_compiled_programs()
     model = l2.load(options.checkpoint)
     size = model.image_size
-    device, *others = jax.local_devices()
+    devices = jax.local_devices()
     print(f"Model: {options.checkpoint or 'the one shipped'}, {size} x {size} pixels")
-    print(f"Device: {1 + len(others)} x {device.platform} ({device.device_kind})")
+    print(f"Device: {len(devices)} x {devices[0].platform} ({devices[0].device_kind})")
     print(f"Edit: {edit}", flush=True)
     start = time.perf_counter()
     edited = run(work, model, options.batch_size, report)

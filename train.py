@@ -14,8 +14,6 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from l2sae_jax.parallel import initialise
-
 
 def define_flags() -> flags.FlagValues:
     """This program's flags, apart from absl's global ones."""
@@ -46,6 +44,8 @@ def main(argv: list[str]) -> int:
             )
         if options.config is None or options.workdir is None:
             raise ValueError("give both --config and --workdir")
+        from l2sae_jax.parallel import initialise
+
         initialise(options.coordinator_address, options.num_processes, options.process_id)
         return _train(options.config, options.workdir)
     except (ValueError, OSError, flags.Error) as error:

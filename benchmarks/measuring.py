@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from l2sae_jax.training.memory import memory_of_step
+
 
 class Timing(NamedTuple):
     """One compiled function.
@@ -49,7 +51,7 @@ def timed(compiled: Compiled, *arguments, seconds: float = 3.0) -> Timing:
     """Calls a function for so many seconds."""
     times = times_of(lambda: compiled.call(*arguments), seconds)
     p95 = times[min(len(times) - 1, round(0.95 * len(times)))]
-    memory = memory_of(compiled.call)
+    memory = memory_of_step(compiled.call).total
     return Timing(compiled.seconds, statistics.median(times), p95, memory)
 
 
@@ -69,17 +71,6 @@ def times_of(
 def measure(function: Callable[..., Any], *arguments, seconds: float = 3.0) -> Timing:
     """Compiles a function and times it."""
     return timed(compile_for(function, *arguments), *arguments, seconds=seconds)
-
-
-def memory_of(compiled) -> int:
-    """Bytes a compiled function needs while it runs, by the compiler's own account."""
-    use = compiled.memory_analysis()
-    return (
-        use.argument_size_in_bytes
-        + use.output_size_in_bytes
-        + use.temp_size_in_bytes
-        - use.alias_size_in_bytes
-    )
 
 
 class Ceilings(NamedTuple):

@@ -21,7 +21,7 @@ from l2sae_jax import contact_sheet
 from l2sae_jax.contact_sheet import Cell, ContactSheet
 from l2sae_jax.data.images import find_images, read_image, resize, write_png
 from l2sae_jax.model import L2SAE
-from l2sae_jax.parallel import make_mesh, whole
+from l2sae_jax.parallel import make_mesh, shard_rows, whole
 from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import (
     MODES,
@@ -237,6 +237,7 @@ def _edit_all(
     """For each photograph its regions, and a picture for each pair of regions and draw."""
     filled = np.stack(photos + photos[-1:] * (batch_size - len(photos)))
     try:
+        filled = shard_rows(filled, mesh)  # once, not for every variant
         found = find_regions(model, edit, mesh, filled)
         pictures = [
             jax.device_get(edit_batch(model, edit, regions, mesh, filled, found, draw))

@@ -287,13 +287,13 @@ def check(model: L2SAE, edit: Edit, mesh: Mesh, batch_size: int) -> None:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _find_regions(regions, mesh, model, pixels) -> Found:
-    indices = jnp.asarray(region_indices(regions))
+    indices = region_indices(regions)
 
     def find(model, pixels):
-        masks = model.region_masks(to_images(pixels), region_indices(regions))
+        masks = model.region_masks(to_images(pixels), indices)
         labels = label_map(masks, regions)
         all_masks = jnp.zeros((*labels.shape, len(REGION_NAMES)), jnp.uint8)
-        all_masks = all_masks.at[..., indices].set((255.0 * masks).astype(jnp.uint8))
+        all_masks = all_masks.at[..., jnp.asarray(indices)].set((255.0 * masks).astype(jnp.uint8))
         return Found(all_masks, labels, colour_map(labels))
 
     return over_shards(find, mesh, (WHOLE, ROWS), ROWS)(model, pixels)

@@ -429,7 +429,7 @@ def test_a_full_disk_is_told_in_one_line(here, model, capsys, monkeypatch):
 
 def test_too_large_a_batch_is_told_in_one_line(here, model, capsys, monkeypatch):
     def too_large(model, edit, regions, mesh, pixels, found, draw):
-        if isinstance(pixels, np.ndarray):  # not while it is only traced
+        if not isinstance(pixels, jax.core.Tracer):  # not while it is only traced
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\ndetails")
 
     monkeypatch.setattr(batch_editing, "edit_batch", too_large)

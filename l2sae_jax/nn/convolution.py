@@ -6,8 +6,8 @@ JAX 0.10.2; `benchmarks/bench_layers.py` measures again):
   - a convolution without padding runs at 25 GFLOP/s, with any padding at 75 to 130;
   - the gradient with respect to the weights is a convolution with an image-sized window, 3 to 30
     GFLOP/s, while one matrix product for each kernel tap reaches 30 to 80;
-  - a transposed convolution of stride 2 is up to twice as fast as four ordinary ones, its gradient
-    ten times; the same goes for the input gradient of a stride-2 convolution.
+  - a transposed convolution of stride 2 takes up to twice as long as four ordinary ones, its
+    gradient more than ten times; such is the input gradient of a stride-2 convolution as well.
 """
 
 from collections.abc import Sequence
@@ -149,7 +149,7 @@ def upsampling_convolution(
     """Transposed 3x3 convolution of stride 2 without padding."""
 
     def join(even, odd, axis):
-        return _interleave(even, lax.slice_in_dim(odd, 1, None, axis=axis), axis)
+        return interleave(even, lax.slice_in_dim(odd, 1, None, axis=axis), axis)
 
     rows = [join(*row, axis=2) for row in _phases(x, kernel, border=1)]
     return join(*rows, axis=1)[:, :-1, :-1]
@@ -172,10 +172,10 @@ def blurred_upsampling(
         for even, odd in zip(*_phases(x, kernel, border), strict=True)
     ]  # [column phase][row phase of the result]
     rows = [
-        _interleave(*_blur_phases(even, odd, taps, border, axis=2), axis=2)
+        interleave(*_blur_phases(even, odd, taps, border, axis=2), axis=2)
         for even, odd in zip(*columns, strict=True)
     ]
-    return _interleave(*rows, axis=1)
+    return interleave(*rows, axis=1)
 
 
 def _phases(x, kernel, border):
@@ -218,7 +218,9 @@ def _blur_phases(even, odd, taps, border, axis):
     ]
 
 
-def _interleave(even: Array, odd: Array, axis: int) -> Array:
+def interleave(
+    even: Float[Array, "B H W C"], odd: Float[Array, "B H W C"], axis: int
+) -> Float[Array, "B h w C"]:
     """Alternates the pixels of two arrays of one shape."""
     shape = even.shape
     pair = jnp.stack([even, odd], axis + 1)

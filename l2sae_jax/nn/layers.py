@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from l2sae_jax.nn.convolution import convolve
+from l2sae_jax.nn.convolution import convolve, interleave
 
 Dtype = jnp.dtype | type
 
@@ -66,8 +66,7 @@ def upsample_bilinear(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
         size = x.shape[axis]
         padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
         before, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
-        pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
-        x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
+        x = interleave(0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after, axis)
     return x
 
 
