@@ -11,9 +11,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Key
 
-from l2sae_jax.matting import Blend, gaussian_blur
+from l2sae_jax.matting import Blend, gaussian_blur, mean_through
 from l2sae_jax.matting import blend as blend_through
 from l2sae_jax.model import L2SAE, sample_keys
 from l2sae_jax.regions import REGION_NAMES, region_indices, slice_masks
@@ -22,6 +23,8 @@ from l2sae_jax.windows import decode_where
 Images = Float[Array, "B H W 3"]
 Masks = Float[Array, "B H W R"]
 Keys = Key[Array, ""] | Key[Array, " B"]
+# How far to go: one figure for all regions, or one for each of those named, in their order.
+Degree = float | Sequence[float] | Float[Array, ""] | Float[Array, " N"]
 
 
 @jax.jit
@@ -46,7 +49,7 @@ def edit(
     images: Images,
     key: Keys,
     regions: Sequence[str] = ("hair",),
-    strength: float | Float[Array, ""] = 0.6,
+    strength: Degree = 0.6,
     blend: Blend = "paper",
     masks: Masks | None = None,
 ) -> Images:
@@ -57,7 +60,8 @@ def edit(
       images: float images in [-1, 1].
       key: draws the noise; one for all samples, or one a sample.
       regions: names from `REGION_NAMES`.
-      strength: standard deviation of the noise added to every style channel; 0 reconstructs.
+      strength: standard deviation of the noise added to every style channel; 0 reconstructs. One
+        for each region takes a decode for each, all of the same noise.
       blend: "paper" or "local"; see `matting.blend`.
       masks: of all regions, as `segment` returns them, where they are known already or drawn by
         hand: an SMPN is not needed then, and `regions` says which to use. None predicts them.
@@ -70,15 +74,20 @@ def edit(
         than the images, or images it cannot read.
     """
     keys = sample_keys(key, images.shape[0])
-    return _edit(model, images, keys, strength, _check(images, masks, regions), blend, masks)
+    indices = _check(images, masks, regions)
+    strength = _degree("strength", strength, regions)
+    return _edit(model, images, keys, strength, indices, blend, masks)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
 def _edit(model, images, keys, strength, indices, blend, masks):
     structure, style = model.restyler.encode(images)  # S, z = E_SMN(X)
     noise = jax.vmap(lambda k: jax.random.normal(k, style.shape[1:]))(keys)
-    changed = structure, style + strength * noise
-    return _replace_regions(model, images, changed, indices, blend, masks)
+
+    def changed(strength):
+        return structure, style + strength * noise  # S, z + a n
+
+    return _replace_regions(model, images, changed, strength, indices, blend, masks)
 
 
 def swap(
@@ -86,7 +95,7 @@ def swap(
     images: Images,
     style_images: Images,
     regions: Sequence[str] = ("lips",),
-    amount: float | Float[Array, ""] = 1.0,
+    amount: Degree = 1.0,
     blend: Blend = "paper",
     masks: Masks | None = None,
 ) -> Images:
@@ -95,7 +104,7 @@ def swap(
     Args:
       model, images, regions, blend, masks: as for `edit`.
       style_images: where the style comes from: one for all images, or one for each.
-      amount: from 0, the image's own style, to 1, the other's.
+      amount: from 0, the image's own style, to 1, the other's; or one for each region.
 
     Returns:
       Edited images in [-1, 1].
@@ -109,6 +118,7 @@ def swap(
             "for each"
         )
     indices = _check(images, masks, regions)
+    amount = _degree("amount", amount, regions)
     return _swap(model, images, style_images, amount, indices, blend, masks)
 
 
@@ -116,8 +126,11 @@ def swap(
 def _swap(model, images, style_images, amount, indices, blend, masks):
     structure, style = model.restyler.encode(images)
     _, other = model.restyler.encode(style_images)
-    changed = structure, (1.0 - amount) * style + amount * other
-    return _replace_regions(model, images, changed, indices, blend, masks)
+
+    def changed(amount):
+        return structure, (1.0 - amount) * style + amount * other
+
+    return _replace_regions(model, images, changed, amount, indices, blend, masks)
 
 
 def edit_structure(
@@ -125,7 +138,7 @@ def edit_structure(
     images: Images,
     key: Keys,
     regions: Sequence[str] = ("nose",),
-    strength: float | Float[Array, ""] = 0.3,
+    strength: Degree = 0.3,
     blend: Blend = "paper",
     masks: Masks | None = None,
 ) -> Images:
@@ -136,7 +149,8 @@ def edit_structure(
 
     Args:
       model, images, key, regions, blend, masks: as for `edit`.
-      strength: standard deviation of the noise added to every structure value.
+      strength: standard deviation of the noise added to every structure value; or one for each
+        region.
 
     Returns:
       Edited images in [-1, 1].
@@ -146,6 +160,7 @@ def edit_structure(
     """
     keys = sample_keys(key, images.shape[0])
     indices = _check(images, masks, regions)
+    strength = _degree("strength", strength, regions)
     return _edit_structure(model, images, keys, strength, indices, blend, masks)
 
 
@@ -154,10 +169,15 @@ def _edit_structure(model, images, keys, strength, indices, blend, masks):
     structure, style = model.restyler.encode(images)
     noise = jax.vmap(lambda k: jax.random.normal(k, structure.shape[1:]))(keys)
     slices = model.restyler.config.slices
-    if slices is not None:
-        noise *= slice_masks(slices, structure.shape[-1])[list(indices)].max(axis=0)
-    changed = structure + strength * noise, style
-    return _replace_regions(model, images, changed, indices, blend, masks)
+    if slices is not None:  # of each channel its own region's strength, in a single decode
+        channels = slice_masks(slices, structure.shape[-1])[list(indices)]
+        noise *= jnp.max(channels * jnp.reshape(strength, (-1, 1)), axis=0)
+        strength = jnp.ones(())
+
+    def changed(strength):
+        return structure + strength * noise, style
+
+    return _replace_regions(model, images, changed, strength, indices, blend, masks)
 
 
 def _check(images, masks, regions) -> tuple[int, ...]:
@@ -171,11 +191,31 @@ def _check(images, masks, regions) -> tuple[int, ...]:
     return region_indices(regions)
 
 
-def _replace_regions(model, images, changed, indices, blend, masks) -> Images:
+def _degree(name: str, value: Degree, regions: Sequence[str]) -> Float[Array, " *N"]:
+    """The array of an argument; raises ValueError unless it is one figure, or one a region."""
+    degree = jnp.asarray(value, jnp.float32)
+    if degree.shape not in ((), (len(regions),)):
+        raise ValueError(
+            f"{name} of shape {degree.shape}: give one number, or one for each of "
+            f"{', '.join(regions)}"
+        )
+    return degree
+
+
+def _replace_regions(model, images, changed, degree, indices, blend, masks) -> Images:
     """The second half of Algorithm 1: find the regions, and blend what is decoded there in."""
     # M_i = G_SMPN(S_i, z) > 0
     found = model.region_masks(images, indices) if masks is None else masks[..., list(indices)]
     mask = jnp.max(found, axis=-1, keepdims=True)
-    shows = gaussian_blur(mask)[..., 0] > 0
-    restyled = decode_where(model.restyler, *changed, shows, images)  # X' = G(S, z + a n)
-    return blend_through(images, jnp.clip(restyled, -1.0, 1.0), mask, blend)  # Algorithm 2
+
+    def restyle(degree, mask):  # X' = G(S, z + a n), where it will show
+        shows = gaussian_blur(mask)[..., 0] > 0
+        restyled = decode_where(model.restyler, *changed(degree), shows, images)
+        return jnp.clip(restyled, -1.0, 1.0)
+
+    if degree.ndim == 0:
+        restyled = restyle(degree, mask)
+    else:
+        by_region = jnp.moveaxis(found, -1, 0)[..., None]
+        restyled = mean_through(lax.map(lambda x: restyle(*x), (degree, by_region)), by_region)
+    return blend_through(images, restyled, mask, blend)  # Algorithm 2

@@ -2,6 +2,7 @@
 
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -47,3 +48,16 @@ def blend(
     matte = gaussian_blur(mask)  # M' = G * M
     blended = images + matte * (restyled - images)  # M' restyled + (1 - M') X
     return gaussian_blur(blended) if mode == "paper" else blended
+
+
+def mean_through(
+    restyled: Float[Array, "N B H W 3"], masks: Float[Array, "N B H W 1"]
+) -> Float[Array, "B H W 3"]:
+    """One picture of several: at each pixel their mean, weighted by the mattes of their masks.
+
+    Blended in through the masks' maximum it is, of equal pictures, what each of them alone would
+    be. Where all mattes are 0 it is 0.
+    """
+    mattes = jax.vmap(gaussian_blur)(masks)
+    total = jnp.sum(mattes, axis=0)
+    return jnp.sum(mattes * restyled, axis=0) / jnp.where(total > 0, total, 1.0)

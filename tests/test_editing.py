@@ -175,6 +175,39 @@ def test_regions_are_joined_by_maximum(model, key):
         assert_close(both[interior], single[interior])
 
 
+@each_edit
+@pytest.mark.parametrize("which", ["model", "joint"])
+def test_equal_figures_for_every_region_are_as_one_for_all(which, edit, request):
+    chosen = request.getfixturevalue(which)
+    name = "amount" if edit is EDITS["swap"] else "strength"
+    regions = ("skin", "hair")
+    one = edit(chosen, IMAGES, regions=regions, **{name: 0.4})
+    assert_close(edit(chosen, IMAGES, regions=regions, **{name: (0.4, 0.4)}), one)
+
+
+@each_edit
+def test_every_region_has_its_own_figure(model, edit):
+    name = "amount" if edit is EDITS["swap"] else "strength"
+    figures = {"skin": 0.2, "hair": 0.7}
+    both = edit(model, IMAGES, regions=(*figures,), blend="local", **{name: (*figures.values(),)})
+    masks = masks_of(model)[..., :2]
+    for region, figure in figures.items():
+        (i,) = region_indices((region,))
+        alone = edit(model, IMAGES, regions=(region,), blend="local", **{name: figure})
+        only_it = (neighbours(masks[..., i]).min(axis=0) == 1) & (
+            neighbours(masks[..., 1 - i]).max(axis=0) == 0
+        )
+        assert only_it.any()
+        assert_close(np.asarray(both)[only_it], np.asarray(alone)[only_it])
+
+
+@each_edit
+def test_a_figure_too_many_is_refused(model, edit):
+    name = "amount" if edit is EDITS["swap"] else "strength"
+    with refused(rf"{name} of shape \(3,\): give one number, or one for each of hair, lips"):
+        edit(model, IMAGES, regions=("hair", "lips"), **{name: (0.1, 0.2, 0.3)})
+
+
 def test_local_leaves_pixels_outside_the_matte_bit_for_bit(model, key):
     outside = neighbours(masks_of(model)[..., 0]).max(axis=0) == 0
     edited = np.asarray(l2.edit(model, IMAGES, key, ("hair",), blend="local"))
