@@ -40,6 +40,8 @@ class AutoencoderConfig:
       targets: what a sliced decode shows: "masks", white on black (approach 2), or "appearance",
         the region's pixels on black (approach 1).
       dtype: dtype of the computation, "float32" or "bfloat16".
+      framing: how its training images were cropped from FFHQ's square round a face: their side, as
+        a share of the square's, and how much higher than its their centre lies, likewise.
     """
 
     encoder: EncoderConfig
@@ -48,6 +50,7 @@ class AutoencoderConfig:
     slices: tuple[tuple[int, int], ...] | None = None
     targets: Literal["masks", "appearance"] | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    framing: tuple[float, float] = (1.0, 0.0)
 
     def __post_init__(self):
         e, d = self.encoder, self.decoder
@@ -75,6 +78,11 @@ class AutoencoderConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype {self.dtype!r}: choose float32 or bfloat16")
+        if len(self.framing) != 2 or not 0 < self.framing[0] < 10 or not abs(self.framing[1]) < 1:
+            raise ValueError(
+                f"framing {self.framing}: expected the side of a crop, in (0, 10), and how much "
+                "higher its centre lies, in (-1, 1), both as shares of FFHQ's square"
+            )
 
 
 @struct.dataclass
@@ -183,6 +191,12 @@ class L2SAE:
         if self.smn is not None:
             return self.smn.config.image_size
         return self.segmenter.config.image_size * self.mask_reduction
+
+    @property
+    def framing(self) -> tuple[float, float]:
+        """How its pictures are cropped round a face; see `AutoencoderConfig`."""
+        network = self.segmenter if self.smn is None else self.smn
+        return network.config.framing
 
     @property
     def restyler(self) -> Autoencoder:

@@ -73,6 +73,7 @@ def make_objective(config) -> Objective:
         "decoder": nets["decoder"],
         "image_size": config["data"]["size"],
         "dtype": config.get("dtype", "float32"),
+        "framing": config["data"].get("framing", (1.0, 0.0)),
         "slices": config.get("slices") if sliced else None,
         "targets": {"smn": None, "smpn": "masks", "joint": "appearance"}.get(kind),
     }
