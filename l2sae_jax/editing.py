@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from l2sae_jax.matting import Blend, gaussian_blur, mean_through
+from l2sae_jax.matting import Blend, check_blend, gaussian_blur, mean_through
 from l2sae_jax.matting import blend as blend_through
-from l2sae_jax.model import L2SAE, sample_keys
+from l2sae_jax.model import L2SAE, as_array, check_images, check_model, sample_keys
 from l2sae_jax.regions import REGION_NAMES, region_indices, slice_masks
 from l2sae_jax.windows import decode_where
 
@@ -27,7 +27,6 @@ Keys = Key[Array, ""] | Key[Array, " B"]
 Degree = float | Sequence[float] | Float[Array, ""] | Float[Array, " N"]
 
 
-@jax.jit
 def segment(model: L2SAE, images: Images) -> Masks:
     """Region masks by the SMPN, each decoded from its own slice of the structure.
 
@@ -41,6 +40,12 @@ def segment(model: L2SAE, images: Images) -> Masks:
     Raises:
       ValueError: a model without region slices, or images it cannot read.
     """
+    check_model(model)
+    return _segment(model, as_array("images", images))
+
+
+@jax.jit
+def _segment(model, images):
     return model.region_masks(images, range(len(REGION_NAMES)))
 
 
@@ -52,6 +57,7 @@ def edit(
     strength: Degree = 0.6,
     blend: Blend = "paper",
     masks: Masks | None = None,
+    harmonise: bool = False,
 ) -> Images:
     """Restyles regions by disturbing the style with Gaussian noise (Algorithm 1).
 
@@ -63,31 +69,35 @@ def edit(
       strength: standard deviation of the noise added to every style channel; 0 reconstructs. One
         for each region takes a decode for each, all of the same noise.
       blend: "paper" or "local"; see `matting.blend`.
-      masks: of all regions, as `segment` returns them, where they are known already or drawn by
-        hand: an SMPN is not needed then, and `regions` says which to use. None predicts them.
+      masks: of all regions, as `segment` returns them or bool, where they are known already or
+        drawn by hand: an SMPN is not needed then, and `regions` says which to use. None predicts
+        them.
+      harmonise: add to the image how the decode changed, rather than show the decode: what the
+        network cannot reproduce stays, and a strength of 0 changes nothing. Not in the paper; takes
+        another decode.
 
     Returns:
       Edited images in [-1, 1].
 
     Raises:
-      ValueError: an unknown region or blend, a model that lacks a network, masks of another shape
-        than the images, or images it cannot read.
+      ValueError: an unknown region or blend, a model that lacks a network, images it cannot read,
+        or another argument of the wrong shape or dtype; in one line that names it.
     """
+    images, masks, indices = _check(model, images, masks, regions, blend)
     keys = sample_keys(key, images.shape[0])
-    indices = _check(images, masks, regions)
     strength = _degree("strength", strength, regions)
-    return _edit(model, images, keys, strength, indices, blend, masks)
+    return _edit(model, images, keys, strength, indices, blend, masks, harmonise)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _edit(model, images, keys, strength, indices, blend, masks):
+@partial(jax.jit, static_argnums=(4, 5, 7))
+def _edit(model, images, keys, strength, indices, blend, masks, harmonise):
     structure, style = model.restyler.encode(images)  # S, z = E_SMN(X)
     noise = jax.vmap(lambda k: jax.random.normal(k, style.shape[1:]))(keys)
 
     def changed(strength):
         return structure, style + strength * noise  # S, z + a n
 
-    return _replace_regions(model, images, changed, strength, indices, blend, masks)
+    return _replace_regions(model, images, changed, strength, indices, blend, masks, harmonise)
 
 
 def swap(
@@ -98,11 +108,12 @@ def swap(
     amount: Degree = 1.0,
     blend: Blend = "paper",
     masks: Masks | None = None,
+    harmonise: bool = False,
 ) -> Images:
     """Gives regions the style of other images.
 
     Args:
-      model, images, regions, blend, masks: as for `edit`.
+      model, images, regions, blend, masks, harmonise: as for `edit`.
       style_images: where the style comes from: one for all images, or one for each.
       amount: from 0, the image's own style, to 1, the other's; or one for each region.
 
@@ -112,25 +123,27 @@ def swap(
     Raises:
       ValueError: as for `edit`, or numbers of images that do not match.
     """
+    images, masks, indices = _check(model, images, masks, regions, blend)
+    style_images = as_array("style_images", style_images)
+    check_images(style_images, model.restyler.config.encoder, name="style_images")
     if style_images.shape[0] not in (1, images.shape[0]):
         raise ValueError(
             f"{style_images.shape[0]} style images for {images.shape[0]} images: give one, or one "
             "for each"
         )
-    indices = _check(images, masks, regions)
     amount = _degree("amount", amount, regions)
-    return _swap(model, images, style_images, amount, indices, blend, masks)
+    return _swap(model, images, style_images, amount, indices, blend, masks, harmonise)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _swap(model, images, style_images, amount, indices, blend, masks):
+@partial(jax.jit, static_argnums=(4, 5, 7))
+def _swap(model, images, style_images, amount, indices, blend, masks, harmonise):
     structure, style = model.restyler.encode(images)
     _, other = model.restyler.encode(style_images)
 
     def changed(amount):
         return structure, (1.0 - amount) * style + amount * other
 
-    return _replace_regions(model, images, changed, amount, indices, blend, masks)
+    return _replace_regions(model, images, changed, amount, indices, blend, masks, harmonise)
 
 
 def edit_structure(
@@ -141,6 +154,7 @@ def edit_structure(
     strength: Degree = 0.3,
     blend: Blend = "paper",
     masks: Masks | None = None,
+    harmonise: bool = False,
 ) -> Images:
     """Reshapes regions by disturbing the structure with Gaussian noise.
 
@@ -148,7 +162,7 @@ def edit_structure(
     result is blended in through the regions' masks either way.
 
     Args:
-      model, images, key, regions, blend, masks: as for `edit`.
+      model, images, key, regions, blend, masks, harmonise: as for `edit`.
       strength: standard deviation of the noise added to every structure value; or one for each
         region.
 
@@ -158,14 +172,14 @@ def edit_structure(
     Raises:
       ValueError: as for `edit`.
     """
+    images, masks, indices = _check(model, images, masks, regions, blend)
     keys = sample_keys(key, images.shape[0])
-    indices = _check(images, masks, regions)
     strength = _degree("strength", strength, regions)
-    return _edit_structure(model, images, keys, strength, indices, blend, masks)
+    return _edit_structure(model, images, keys, strength, indices, blend, masks, harmonise)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def _edit_structure(model, images, keys, strength, indices, blend, masks):
+@partial(jax.jit, static_argnums=(4, 5, 7))
+def _edit_structure(model, images, keys, strength, indices, blend, masks, harmonise):
     structure, style = model.restyler.encode(images)
     noise = jax.vmap(lambda k: jax.random.normal(k, structure.shape[1:]))(keys)
     slices = model.restyler.config.slices
@@ -177,32 +191,46 @@ def _edit_structure(model, images, keys, strength, indices, blend, masks):
     def changed(strength):
         return structure + strength * noise, style
 
-    return _replace_regions(model, images, changed, strength, indices, blend, masks)
+    return _replace_regions(model, images, changed, strength, indices, blend, masks, harmonise)
 
 
-def _check(images, masks, regions) -> tuple[int, ...]:
-    """Positions of the regions; raises ValueError if masks do not belong to the images."""
+def _check(model, images, masks, regions, blend) -> tuple[Images, Masks | None, tuple[int, ...]]:
+    """Images and masks as float arrays, and the regions' positions; raises ValueError if wrong."""
+    check_model(model)
+    images = as_array("images", images)
+    check_images(images, model.restyler.config.encoder)
+    check_blend(blend)
+    if not isinstance(regions, Sequence):
+        raise ValueError(f"regions of type {type(regions).__name__}: expected a tuple of names")
+    indices = region_indices(regions)
+    return images, None if masks is None else _float_masks(masks, images), indices
+
+
+def _float_masks(masks, images) -> Masks:
+    masks = as_array("masks", masks)
     expected = (*images.shape[:3], len(REGION_NAMES))
-    if masks is not None and masks.shape != expected:
+    if masks.shape != expected:
         raise ValueError(
             f"masks of shape {masks.shape}: expected {expected}, one for each of "
             f"{', '.join(REGION_NAMES)}"
         )
-    return region_indices(regions)
+    if masks.dtype != bool and not jnp.issubdtype(masks.dtype, jnp.floating):
+        raise ValueError(f"masks of dtype {masks.dtype}: expected bool, or floats in [0, 1]")
+    return masks.astype(jnp.float32)
 
 
 def _degree(name: str, value: Degree, regions: Sequence[str]) -> Float[Array, " *N"]:
     """The array of an argument; raises ValueError unless it is one figure, or one a region."""
-    degree = jnp.asarray(value, jnp.float32)
+    wanted = f"give one number, or one for each of {', '.join(regions)}"
+    degree = as_array(name, value, wanted)
     if degree.shape not in ((), (len(regions),)):
-        raise ValueError(
-            f"{name} of shape {degree.shape}: give one number, or one for each of "
-            f"{', '.join(regions)}"
-        )
-    return degree
+        raise ValueError(f"{name} of shape {degree.shape}: {wanted}")
+    if not any(jnp.issubdtype(degree.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise ValueError(f"{name} of dtype {degree.dtype}: {wanted}")
+    return degree.astype(jnp.float32)
 
 
-def _replace_regions(model, images, changed, degree, indices, blend, masks) -> Images:
+def _replace_regions(model, images, changed, degree, indices, blend, masks, harmonise) -> Images:
     """The second half of Algorithm 1: find the regions, and blend what is decoded there in."""
     # M_i = G_SMPN(S_i, z) > 0
     found = model.region_masks(images, indices) if masks is None else masks[..., list(indices)]
@@ -211,6 +239,8 @@ def _replace_regions(model, images, changed, degree, indices, blend, masks) -> I
     def restyle(degree, mask):  # X' = G(S, z + a n), where it will show
         shows = gaussian_blur(mask)[..., 0] > 0
         restyled = decode_where(model.restyler, *changed(degree), shows, images)
+        if harmonise:  # X + X' - G(S, z)
+            restyled += images - decode_where(model.restyler, *changed(0.0), shows, images)
         return jnp.clip(restyled, -1.0, 1.0)
 
     if degree.ndim == 0:

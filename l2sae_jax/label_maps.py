@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -34,12 +35,16 @@ def label_map(masks: Float[Array, "*B H W R"], regions: Sequence[str]) -> UInt8[
 
 def colour_map(labels: UInt8[Array, "*B H W"]) -> UInt8[Array, "*B H W 3"]:
     """A label map in the regions' colours, on black."""
-    return jnp.asarray(_COLOURS)[labels]
+    # Of numpy's arrays a numpy array: photographs have many shapes, and each would be compiled for.
+    table = jnp.asarray(_COLOURS) if isinstance(labels, jax.Array) else _COLOURS
+    return table[labels]
 
 
 def overlay(
-    images: Float[Array, "*B H W 3"], labels: UInt8[Array, "*B H W"]
-) -> Float[Array, "*B H W 3"]:
-    """Images in [-1, 1] with the regions' colours laid over them, half transparent."""
-    colours = colour_map(labels) / 127.5 - 1.0
-    return jnp.where(labels[..., None] > 0, 0.5 * (images + colours), images)
+    pixels: UInt8[np.ndarray, "*B H W 3"], labels: UInt8[np.ndarray, "*B H W"]
+) -> UInt8[np.ndarray, "*B H W 3"]:
+    """Pictures with the regions' colours laid over them, half transparent."""
+    laid = pixels.copy()
+    inside = labels > 0
+    laid[inside] = (pixels[inside] + colour_map(labels[inside]).astype(np.uint16) + 1) // 2
+    return laid

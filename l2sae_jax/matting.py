@@ -17,13 +17,18 @@ _TAPS = (_TAPS / _TAPS.sum()).astype(np.float32)
 def gaussian_blur(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Blurs with the normalised 3x3 Gaussian of unit variance; borders repeat the edge pixel."""
     for axis in (1, 2):
-        edges = [(1, 1) if a == axis else (0, 0) for a in range(4)]
-        padded = jnp.pad(x, edges, mode="edge")
-        size = x.shape[axis]
+        places = np.arange(x.shape[axis])
         x = sum(
-            tap * jnp.take(padded, jnp.arange(i, i + size), axis) for i, tap in enumerate(_TAPS)
+            tap * jnp.take(x, places + i, axis, mode="clip")
+            for i, tap in zip((-1, 0, 1), _TAPS, strict=True)
         )
     return x
+
+
+def check_blend(mode: str) -> None:
+    """Raises ValueError unless `mode` is a way of blending."""
+    if mode not in get_args(Blend):
+        raise ValueError(f"unknown blend {mode!r}: choose from {', '.join(get_args(Blend))}")
 
 
 def blend(
@@ -43,8 +48,7 @@ def blend(
     Raises:
       ValueError: an unknown mode.
     """
-    if mode not in get_args(Blend):
-        raise ValueError(f"unknown blend {mode!r}: choose from {', '.join(get_args(Blend))}")
+    check_blend(mode)
     matte = gaussian_blur(mask)  # M' = G * M
     blended = images + matte * (restyled - images)  # M' restyled + (1 - M') X
     return gaussian_blur(blended) if mode == "paper" else blended

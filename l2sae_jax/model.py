@@ -235,14 +235,35 @@ class L2SAE:
         return self.segmenter.region_masks(images, regions, self.mask_reduction)
 
 
+def check_model(model: Any) -> None:
+    """Raises ValueError unless `model` is one."""
+    if not isinstance(model, L2SAE):
+        raise ValueError(
+            f"model of type {type(model).__name__}: expected an L2SAE, as l2sae_jax.load returns it"
+        )
+
+
+def as_array(name: str, value: Any, wanted: str = "expected an array") -> Array:
+    """The array of an argument; raises ValueError, saying what is wanted, if it cannot be one."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} of type {type(value).__name__}: {wanted}") from error
+
+
 def sample_keys(key: Key[Array, ""] | Key[Array, " B"], batch: int) -> Key[Array, " B"]:
     """One key a sample: a single key serves all alike, so no sample depends on its neighbours.
 
     Raises:
       ValueError: neither a single key nor one for each of the `batch` samples.
     """
-    if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+    wanted = "expected a key such as jax.random.key(0)"
+    key = as_array("key", key, wanted)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        try:
+            key = jax.random.wrap_key_data(key)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"key of dtype {key.dtype}, shape {key.shape}: {wanted}") from error
     if key.shape not in ((), (batch,)):
         raise ValueError(f"keys of shape {key.shape}: give one key, or one for each of {batch}")
     return jnp.broadcast_to(key, (batch,))
@@ -256,23 +277,44 @@ def reduce_images(images: Float[Array, "B H W 3"], factor: int) -> Float[Array, 
 
 
 def check_images(
-    images: Float[Array, "B H W 3"], encoder: EncoderConfig, reduction: int = 1
+    images: Float[Array, "B H W 3"],
+    encoder: EncoderConfig,
+    reduction: int = 1,
+    name: str = "images",
 ) -> None:
     """Raises ValueError, naming what is wrong, unless `encoder` can read `images` so reduced."""
     shape = jnp.shape(images)
     if len(shape) != 4 or shape[-1] != 3:
-        raise ValueError(f"images of shape {shape}: expected [batch, height, width, 3]")
+        raise ValueError(f"{name} of shape {shape}: expected [batch, height, width, 3]")
     if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
         raise ValueError(
-            f"images of dtype {jnp.result_type(images)}: expected floats in [-1, 1], "
+            f"{name} of dtype {jnp.result_type(images)}: expected floats in [-1, 1], "
             "for uint8 pixels x / 127.5 - 1"
         )
     step, smallest = encoder.downsampling * reduction, encoder.smallest_image * reduction
-    for name, size in zip(("height", "width"), shape[1:3], strict=True):
+    for side, size in zip(("height", "width"), shape[1:3], strict=True):
         if size % step or size < smallest:
             raise ValueError(
-                f"image {name} {size}: this network reads multiples of {step} from {smallest} up"
+                f"{name} of {side} {size}: this network reads multiples of {step} from "
+                f"{smallest} up"
             )
+
+
+def check_codes(
+    structure: Float[Array, "B h w C"], style: Float[Array, "B S"], decoder: DecoderConfig
+) -> None:
+    """Raises ValueError, naming what is wrong, unless `decoder` can read these codes."""
+    channels = decoder.structure_channels
+    if structure.ndim != 4 or structure.shape[-1] != channels:
+        raise ValueError(
+            f"structure of shape {structure.shape}: expected [batch, height, width, {channels}]"
+        )
+    expected = (structure.shape[0], decoder.style_channels)
+    if style.shape != expected:
+        raise ValueError(f"style of shape {style.shape}: expected {expected}")
+    for name, code in (("structure", structure), ("style", style)):
+        if not jnp.issubdtype(code.dtype, jnp.floating):
+            raise ValueError(f"{name} of dtype {code.dtype}: expected floats")
 
 
 def encode(
@@ -290,7 +332,8 @@ def encode(
     Raises:
       ValueError: no SMN, or images it cannot read.
     """
-    return model.restyler.encode(images)
+    check_model(model)
+    return model.restyler.encode(as_array("images", images))
 
 
 def decode(
@@ -310,10 +353,14 @@ def decode(
       Images in about [-1, 1]: the decoder has no output activation.
 
     Raises:
-      ValueError: no SMN.
+      ValueError: no SMN, or codes of other shapes than its own.
     """
+    check_model(model)
+    network = model.restyler
+    structure, style = as_array("structure", structure), as_array("style", style)
+    check_codes(structure, style, network.config.decoder)
     noise = None
     if key is not None:
         keys = sample_keys(key, structure.shape[0])
-        noise = sample_noise(model.restyler.config.decoder, keys, *structure.shape[1:3])
-    return model.restyler.decode(structure, style, noise)
+        noise = sample_noise(network.config.decoder, keys, *structure.shape[1:3])
+    return network.decode(structure, style, noise)

@@ -10,44 +10,30 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny_models
 from PIL import Image
 
 import edit as program
 import l2sae_jax as l2
-from l2sae_jax import batch_editing
-from l2sae_jax.batch_editing import plan, prepare
+from l2sae_jax.batch_editing import plan, results, running
 from l2sae_jax.checkpoints import save_model
+from l2sae_jax.data.alignment import central_square, take
 from l2sae_jax.data.synthetic import SyntheticFaces
-from l2sae_jax.model import AutoencoderConfig
-from l2sae_jax.nn import Architecture, DecoderConfig, EncoderConfig
-from l2sae_jax.regions import DEFAULT_SLICES, REGION_NAMES
+from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import MODES, Edit
 
 SIZE = 16
-ARCHITECTURE = Architecture(EncoderConfig((3, 4), 8, (5,), 6), DecoderConfig(8, 6, (5,), (4,)))
 
 
 def write_model(folder: Path, names: tuple[str, ...]) -> Path:
-    networks = ARCHITECTURE.encoder, ARCHITECTURE.decoder
-    autoencoders = {
-        "smn": AutoencoderConfig(*networks, SIZE),
-        "smpn": AutoencoderConfig(*networks, SIZE, DEFAULT_SLICES, "masks"),
-    }
-    generator = np.random.default_rng(1)
-
-    def draw(path, leaf):
-        scale = 0.1 if path[-1].key == "bias" else 1.0
-        return np.float32(scale) * generator.standard_normal(leaf.shape, np.float32)
-
-    parameters = {}
-    for name in ("smn", "smpn"):
-        trees = jax.tree_util.tree_map_with_path(draw, ARCHITECTURE.parameter_shapes())
-        trees["decoder"]["to_rgb"]["kernel"] *= np.float32(10)
-        trees["decoder"]["to_rgb"]["bias"][:] = -0.15  # masks of about half the picture
-        parameters[name] = trees
-    parameters = {name: parameters[name] for name in names}
-    described = {name: autoencoders[name] for name in names}
-    save_model(folder, described, dict.fromkeys(names, ARCHITECTURE), parameters)
+    both = tiny_models.separate_networks()
+    networks = {name: getattr(both, name) for name in names}
+    save_model(
+        folder,
+        {name: network.config for name, network in networks.items()},
+        dict.fromkeys(names, tiny_models.ARCHITECTURE),
+        {name: {"encoder": n.encoder, "decoder": n.decoder} for name, n in networks.items()},
+    )
     return folder
 
 
@@ -80,7 +66,14 @@ def save(picture, path: Path, **options) -> None:
 
 
 def call(model: Path, *arguments: str) -> int:
-    return program.main(["edit.py", f"--checkpoint={model}", "--batch_size=2", *arguments])
+    """Runs the program, on crops of faces unless told otherwise."""
+    flags = [f"--checkpoint={model}", "--batch_size=2", "--align=off"]
+    return program.main(["edit.py", *flags, *arguments])
+
+
+def prepare(picture, size: int) -> np.ndarray:
+    """What the model sees of a picture that is a crop already."""
+    return take(picture, central_square(*picture.shape[:2]), size)
 
 
 def names_in(folder: str) -> set[str]:
@@ -95,7 +88,7 @@ def pixels(path: str | Path) -> np.ndarray:
 def test_eight_devices_share_a_batch(here, model):
     script = Path(program.__file__)
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    arguments = [f"--checkpoint={model}", "--regions=hair,eyes", "--batch_size=2"]
+    arguments = [f"--checkpoint={model}", "--regions=hair,eyes", "--batch_size=2", "--align=off"]
     done = subprocess.run(
         [sys.executable, script, "photos", *arguments, "--output=eight"],
         env=environment,
@@ -105,7 +98,7 @@ def test_eight_devices_share_a_batch(here, model):
     assert done.returncode == 0 and "Device: 8 x cpu" in done.stdout, done.stderr
     assert call(model, "photos", "--regions=hair,eyes", "--output=one") == 0
     assert names_in("eight") == names_in("one")
-    for name in names_in("one") - {"contact_sheet.png"}:
+    for name in names_in("one") - SHARED:
         difference = pixels(f"eight/{name}").astype(int) - pixels(f"one/{name}")
         assert (abs(difference) <= 1).mean() > 0.99  # a hard mask's pixel may flip by rounding
 
@@ -114,11 +107,12 @@ def test_eight_devices_share_a_batch(here, model):
 # What is written.
 
 
+SHARED = {"contact_sheet.png", "manifest.json"}
 ENDS = ("_0.png", "_1.png", "_2.png", ".gif")
 
 
 def expected_files(of_each: list[str]) -> set[str]:
-    return {f"face{i}_{name}" for i in range(3) for name in of_each} | {"contact_sheet.png"}
+    return {f"face{i}_{name}" for i in range(3) for name in of_each} | SHARED
 
 
 @pytest.mark.parametrize(
@@ -176,7 +170,7 @@ def test_files_are_those_planned(here, model):
         "--frames=2",
         "--output=out",
     )
-    assert names_in("out") == planned | {"contact_sheet.png"}
+    assert names_in("out") == planned | SHARED
 
 
 def test_results_are_what_the_library_says(here, model):
@@ -363,6 +357,18 @@ def test_unreadable_files_are_reported_and_skipped(here, model, capsys):
         (["photos", "--blend=soft"], "flag --blend=soft: value should be one of"),
         (["photos", "--samples=0"], "samples 0: expected 1 or more"),
         (["photos", "--samples=two"], "flag --samples=two"),
+        (["photos", "--strength=much"], "strength 'much': expected a number, or as hair=0.8,lips"),
+        (["photos", "--strength=hair=0.1,hair=0.2"], "strength 'hair=0.1,hair=0.2': expected"),
+        (["photos", "--strength=hare=0.1"], "unknown region 'hare': choose from hair, skin"),
+        (["photos", "--strength=hair=-1"], "strength -1.0: expected a number from 0 up"),
+        (
+            ["photos", "--regions=hair,lips", "--strength=hair=0.1"],
+            "strength of hair, where hair, lips are edited: name the same regions",
+        ),
+        (["photos", "--align=on"], "flag --align=on: value should be one of"),
+        (["photos", "--face=left"], "face left: expected largest, all, or a number from 1 up"),
+        (["photos", "--face=0"], "face 0: expected largest, all, or a number from 1 up"),
+        (["photos", "--format=gif"], "flag --format=gif: value should be one of"),
         (["photos", "--strength=nan"], "strength nan: expected a number from 0 up"),
         (["photos", "--strength=-1"], "strength -1.0: expected a number from 0 up"),
         (["photos", "--strength=inf"], "strength inf: expected a number from 0 up"),
@@ -418,21 +424,21 @@ def test_references_that_are_all_earlier_results_are_an_error(here, model, capsy
 
 
 def test_a_full_disk_is_told_in_one_line(here, model, capsys, monkeypatch):
-    def full(path, array):
+    def full(path, array, icc_profile):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(batch_editing, "write_png", full)
+    monkeypatch.setattr(results, "write_picture", full)
     assert call(model, "photos", "--output=out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "edit.py: error: out: results cannot be written (No space left on device)"
 
 
 def test_too_large_a_batch_is_told_in_one_line(here, model, capsys, monkeypatch):
-    def too_large(model, edit, regions, mesh, pixels, found, draw):
+    def too_large(model, edit, regions, mesh, pixels, found, draw, confine):
         if not isinstance(pixels, jax.core.Tracer):  # not while it is only traced
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\ndetails")
 
-    monkeypatch.setattr(batch_editing, "edit_batch", too_large)
+    monkeypatch.setattr(running, "edit_batch", too_large)
     assert call(model, "photos", "--output=out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("edit.py: error: a batch of 2 cannot be computed, try a smaller")

@@ -9,18 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import HEIGHT, IMAGES, WIDTH, joint_network, separate_networks
 
 import l2sae_jax as l2
-from l2sae_jax.batch_editing import prepare
+from l2sae_jax.data.alignment import central_square, take
 from l2sae_jax.data.images import find_images, read_image
 from l2sae_jax.matting import blend
-from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
-from l2sae_jax.nn import Architecture, DecoderConfig, EncoderConfig
-from l2sae_jax.regions import DEFAULT_SLICES, region_indices
-
-ARCHITECTURE = Architecture(EncoderConfig((3, 4), 8, (5,), 6), DecoderConfig(8, 6, (5,), (4,)))
-HEIGHT, WIDTH = 16, 20
-IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, HEIGHT, WIDTH, 3)).astype(np.float32)
+from l2sae_jax.model import L2SAE
+from l2sae_jax.regions import region_indices
 
 
 def the_key():
@@ -38,22 +34,6 @@ EDITS = {
 each_edit = pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
 
 
-def autoencoder(seed: int, brightness: float = 0.0, **config) -> Autoencoder:
-    """A network of random parameters; `brightness` is what its decodes vary about."""
-    generator = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        scale = 0.1 if path[-1].key == "bias" else 1.0
-        return np.float32(scale) * generator.standard_normal(leaf.shape, np.float32)
-
-    parameters = jax.tree_util.tree_map_with_path(draw, ARCHITECTURE.parameter_shapes())
-    to_rgb = parameters["decoder"]["to_rgb"]
-    to_rgb["kernel"] *= np.float32(10)
-    to_rgb["bias"][:] = brightness
-    networks = ARCHITECTURE.encoder, ARCHITECTURE.decoder
-    return Autoencoder(**parameters, config=AutoencoderConfig(*networks, image_size=16, **config))
-
-
 @pytest.fixture(scope="module")
 def key():
     return the_key()
@@ -61,14 +41,12 @@ def key():
 
 @pytest.fixture(scope="module")
 def model() -> L2SAE:
-    """An SMN and an SMPN."""
-    return L2SAE(autoencoder(0), autoencoder(1, 0.2, slices=DEFAULT_SLICES, targets="masks"))
+    return separate_networks()
 
 
 @pytest.fixture(scope="module")
 def joint() -> L2SAE:
-    """One network that was trained on region appearance as well."""
-    return L2SAE(autoencoder(2, -0.83, slices=DEFAULT_SLICES, targets="appearance"))
+    return joint_network()
 
 
 encode, decode = jax.jit(l2.encode), jax.jit(l2.decode)
@@ -202,10 +180,37 @@ def test_every_region_has_its_own_figure(model, edit):
 
 
 @each_edit
-def test_a_figure_too_many_is_refused(model, edit):
+@pytest.mark.parametrize(
+    ("figures", "what"),
+    [
+        ((0.1, 0.2, 0.3), r"shape \(3,\)"),
+        ("0.6", "type str"),
+        ({"hair": 0.6}, "type dict"),
+        (None, "type NoneType"),
+        (0.6j, "dtype complex64"),
+        (True, "dtype bool"),
+    ],
+)
+def test_figures_that_are_not_one_or_one_a_region_are_refused(model, edit, figures, what):
     name = "amount" if edit is EDITS["swap"] else "strength"
-    with refused(rf"{name} of shape \(3,\): give one number, or one for each of hair, lips"):
-        edit(model, IMAGES, regions=("hair", "lips"), **{name: (0.1, 0.2, 0.3)})
+    with refused(f"{name} of {what}: give one number, or one for each of hair, lips"):
+        edit(model, IMAGES, regions=("hair", "lips"), **{name: figures})
+
+
+def test_harmonised_edits_add_what_changed_in_the_decode(model, key):
+    structure, style = encode(model, IMAGES)
+    change = decode(model, structure, style + 0.4 * noise(style.shape)) - decode(
+        model, structure, style
+    )
+    edited = l2.edit(model, IMAGES, key, ("hair",), 0.4, harmonise=True)
+    assert_close(edited, through_masks(model, IMAGES + change, ("hair",)))
+
+
+@each_edit
+def test_harmonised_edits_of_strength_0_change_nothing(model, edit):
+    name = "amount" if edit is EDITS["swap"] else "strength"
+    same = edit(model, IMAGES, regions=("hair", "skin"), **{name: 0.0}, harmonise=True)
+    assert_close(same, blend(IMAGES, IMAGES, np.ones((3, HEIGHT, WIDTH, 1), np.float32), "paper"))
 
 
 def test_local_leaves_pixels_outside_the_matte_bit_for_bit(model, key):
@@ -218,17 +223,6 @@ def test_local_leaves_pixels_outside_the_matte_bit_for_bit(model, key):
 
 # ---------------------------------------------------------------------------------------------
 # How they may be called.
-
-
-def test_within_jit_as_without(model):
-    for jitted, edit in zip(hair_edits(model, IMAGES), EDITS.values(), strict=True):
-        assert_close(jitted, edit(model, IMAGES, regions=("hair",)))
-
-
-def test_jitted_with_static_regions_and_blend(model, key):
-    jitted = jax.jit(l2.edit, static_argnames=("regions", "blend"))
-    found = jitted(model, IMAGES, key, regions=("hair",), strength=0.4, blend="local")
-    assert_close(found, l2.edit(model, IMAGES, key, ("hair",), 0.4, "local"))
 
 
 def test_a_batch_as_one_by_one(model):
@@ -280,31 +274,25 @@ def test_swap_takes_one_reference_or_one_each(model):
     assert_close(one, each)
 
 
-def test_gradients_reach_pixels_strength_and_parameters(model, key):
-    def loss(differentiated, images, strength):
-        return jnp.sum(jnp.square(l2.edit(differentiated, images, key, ("hair",), strength)))
-
-    of_model, of_images, of_strength = jax.grad(loss, argnums=(0, 1, 2))(model, IMAGES, 0.6)
-    for gradient in (*jax.tree.leaves(of_model.smn), of_images, of_strength):
-        assert np.isfinite(gradient).all()
-    for gradient in (of_model.smn.decoder["to_rgb"]["bias"], of_images, of_strength):
-        assert np.abs(gradient).max() > 0
-    assert all((gradient == 0).all() for gradient in jax.tree.leaves(of_model.smpn))  # hard masks
-
-
-def test_vmap_over_keys(model, key):
-    keys = jax.random.split(key, 2)
-    mapped = jax.vmap(lambda one: l2.edit(model, IMAGES, one, ("hair",)))(keys)
-    for one, edited in zip(keys, mapped, strict=True):
-        assert_close(edited, l2.edit(model, IMAGES, one, ("hair",)))
-
-
 @each_edit
 @pytest.mark.parametrize("blend", ["paper", "local"])
 def test_masks_that_are_known_need_no_smpn(model, edit, blend):
     options = {"regions": ("hair", "eyes"), "blend": blend}
     given = edit(L2SAE(model.smn), IMAGES, **options, masks=masks_of(model))
     assert_close(given, edit(model, IMAGES, **options))
+
+
+def test_masks_may_be_bool(model, key):
+    masks = masks_of(model)
+    np.testing.assert_array_equal(
+        l2.edit(model, IMAGES, key, masks=masks > 0), l2.edit(model, IMAGES, key, masks=masks)
+    )
+
+
+def test_images_may_be_a_list(model, key):
+    np.testing.assert_array_equal(
+        l2.edit(model, list(IMAGES), key), l2.edit(model, IMAGES, key, ("hair",))
+    )
 
 
 def test_only_the_masks_of_the_regions_named_are_used(model, key):
@@ -330,7 +318,7 @@ def test_masks_of_smaller_pictures_are_enlarged(model):
     for sure, value in zip(inside, (1, 0), strict=True):
         assert sure.any()
         assert (found.reshape(2, 16, 2, 24, 2, 5).transpose(0, 1, 3, 5, 2, 4)[sure] == value).all()
-    with refused("image height 18: this network reads multiples of 4 from 12 up"):
+    with refused("images of height 18: this network reads multiples of 4 from 12 up"):
         l2.segment(smaller, images[:, :18])
 
 
@@ -345,7 +333,8 @@ def neighbourhood_minimum(masks: np.ndarray) -> np.ndarray:
 def test_bfloat16_keeps_the_masks():
     samples = Path(__file__).parents[1] / "samples"
     model = l2.load()
-    pictures = [prepare(read_image(path), model.image_size) for path in find_images(samples)]
+    photographs = [read_image(path) for path in find_images(samples)]
+    pictures = [take(x, central_square(*x.shape[:2]), model.image_size) for x in photographs]
     images = np.float32(pictures) / 127.5 - 1
     config = dataclasses.replace(model.smpn.config, dtype="bfloat16")
     half = model.replace(smpn=model.smpn.replace(config=config))
@@ -367,7 +356,14 @@ def test_bfloat16_keeps_the_masks():
         ),
         ({"regions": ()}, "no region named: choose from hair, skin, nose, eyes, lips"),
         ({"regions": ("hair", "hair")}, "a region is named twice in hair, hair"),
+        ({"regions": None}, "regions of type NoneType: expected a tuple of names"),
         ({"blend": "soft"}, "unknown blend 'soft': choose from paper, local"),
+        ({"blend": ["paper"]}, r"unknown blend \['paper'\]: choose from paper, local"),
+        ({"masks": "hair"}, "masks of type str: expected an array"),
+        (
+            {"masks": np.ones((3, HEIGHT, WIDTH, 5), np.uint8)},
+            r"masks of dtype uint8: expected bool, or floats in \[0, 1\]",
+        ),
     ],
 )
 def test_wrong_options_are_named(model, edit, options, message):
@@ -383,19 +379,55 @@ def test_wrong_options_are_named(model, edit, options, message):
             np.zeros((1, 16, 16, 3), np.uint8),
             "images of dtype uint8: expected floats in .* x / 127.5",
         ),
-        (np.zeros((1, 17, 16, 3), np.float32), "image height 17: .* multiples of 2 from 6 up"),
-        (np.zeros((1, 16, 4, 3), np.float32), "image width 4: .* multiples of 2 from 6 up"),
+        (np.zeros((1, 17, 16, 3), np.float32), "images of height 17: .* multiples of 2 from 6 up"),
+        (np.zeros((1, 16, 4, 3), np.float32), "images of width 4: .* multiples of 2 from 6 up"),
         (
             np.zeros((16, 16, 3), np.float32),
             "images of shape .*: expected .batch, height, width, 3.",
         ),
         (np.zeros((1, 16, 16, 4), np.float32), "images of shape .*: expected"),
+        (None, "images of type NoneType: expected an array"),
+        ("face.png", "images of type str: expected an array"),
+        ([IMAGES[0], IMAGES[0, :8]], "images of type list: expected an array"),
     ],
-    ids=["uint8", "height", "width", "no batch", "channels"],
+    ids=["uint8", "height", "width", "no batch", "channels", "none", "path", "several sizes"],
 )
 def test_images_it_cannot_read_are_refused(model, edit, images, message):
     with refused(message + ".*"):
         edit(model, images)
+
+
+@pytest.mark.parametrize("function", [*EDITS.values(), l2.segment], ids=[*EDITS, "segment"])
+def test_what_is_no_model_is_refused(model, function):
+    for other, kind in (("models/mine", "str"), (None, "NoneType"), (model.smn, "Autoencoder")):
+        with refused(f"model of type {kind}: expected an L2SAE, as l2sae_jax.load returns it"):
+            function(other, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        (3, r"dtype int32, shape \(\)"),
+        (np.zeros(2, np.float32), r"dtype float32, shape \(2,\)"),
+        (np.zeros(3, np.uint32), r"dtype uint32, shape \(3,\)"),
+        ("seed", "type str"),
+        (None, "type NoneType"),
+    ],
+)
+@pytest.mark.parametrize("edit", [l2.edit, l2.edit_structure])
+def test_what_is_no_key_is_refused(model, edit, key, what):
+    with refused(rf"key of {what}: expected a key such as jax.random.key\(0\)"):
+        edit(model, IMAGES, key)
+
+
+def test_images_of_the_style_are_checked_by_their_own_name(model):
+    for style_images, message in (
+        (np.zeros((1, 16, 16, 3), np.uint8), "style_images of dtype uint8: expected floats in .*"),
+        (np.zeros((1, 17, 16, 3), np.float32), "style_images of height 17: .*"),
+        ("face.png", "style_images of type str: expected an array"),
+    ):
+        with refused(message):
+            l2.swap(model, IMAGES, style_images)
 
 
 def test_numbers_that_do_not_match_are_refused(model, key):

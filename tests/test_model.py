@@ -72,13 +72,45 @@ def test_one_key_serves_all_samples():
         ((32, 32, 3), "float32", r"images of shape \(32, 32, 3\): expected \[batch, height, width"),
         ((1, 32, 32, 4), "float32", "expected .batch, height, width, 3."),
         ((1, 32, 32, 3), "uint8", r"dtype uint8: expected floats in \[-1, 1\], .* x / 127.5 - 1"),
-        ((1, 32, 34, 3), "float32", "image width 34: this network reads multiples of 4 from 28 up"),
-        ((1, 24, 32, 3), "float32", "image height 24"),
+        (
+            (1, 32, 34, 3),
+            "float32",
+            "images of width 34: this network reads multiples of 4 from 28 up",
+        ),
+        ((1, 24, 32, 3), "float32", "images of height 24"),
     ],
 )
 def test_images_that_cannot_be_read(model, shape, dtype, message):
     with pytest.raises(ValueError, match=message):
         l2.encode(model, np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize(
+    ("structure", "style", "message"),
+    [
+        (np.zeros((8, 8, 8)), np.zeros((1, 9)), r"structure of shape \(8, 8, 8\): expected .*8\]"),
+        (np.zeros((1, 8, 8, 7)), np.zeros((1, 9)), "structure of shape .*: expected .*width, 8.$"),
+        (np.zeros((2, 8, 8, 8)), np.zeros((1, 9)), r"style of shape \(1, 9\): expected \(2, 9\)"),
+        (np.zeros((2, 8, 8, 8)), np.zeros((2, 8)), r"style of shape \(2, 8\): expected \(2, 9\)"),
+        (
+            np.zeros((1, 8, 8, 8), int),
+            np.zeros((1, 9)),
+            "structure of dtype int32: expected floats",
+        ),
+        (np.zeros((1, 8, 8, 8)), np.zeros((1, 9), int), "style of dtype int32: expected floats"),
+        (None, np.zeros((1, 9)), "structure of type NoneType: expected an array"),
+    ],
+)
+def test_codes_that_cannot_be_decoded(model, structure, style, message):
+    with pytest.raises(ValueError, match=message):
+        l2.decode(model, structure, style)
+
+
+def test_what_is_no_model_is_refused(model, images):
+    codes = np.zeros((1, 8, 8, 8)), np.zeros((1, 9))
+    for function, arguments in ((l2.encode, (images,)), (l2.decode, codes)):
+        with pytest.raises(ValueError, match="model of type Autoencoder: expected an L2SAE"):
+            function(model.smn, *arguments)
 
 
 def test_a_model_without_an_smn_or_smpn_says_so(model, images):

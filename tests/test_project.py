@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -53,7 +53,7 @@ def test_importing_is_quick_starts_no_device_and_leaves_heavy_packages_out():
 
 # ----------------------------------------------------------------------------------- who knows whom
 
-FILES = {"batch_editing", "checkpoints", "contact_sheet", "convert", "data"}
+FILES = {"app", "batch_editing", "checkpoints", "convert", "data"}
 FILES |= {"torch_format", "torch_layout"}
 EDITING = {"editing", "matting", "variants", "windows"}
 # The rooms of the library, and those of it that each must not know. `regions` knows none.
@@ -67,7 +67,8 @@ MUST_NOT_KNOW = {
     "variants": FILES | {"metrics", "objectives", "training"},
     "objectives": FILES | EDITING | {"training"},
     "data": EDITING | {"checkpoints", "metrics", "model", "nn", "objectives", "training"},
-    "metrics": {"training"},
+    "metrics": {"app", "batch_editing", "training"},
+    "batch_editing": {"app", "training"},
 }
 
 
@@ -110,21 +111,37 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_requirements_are_those_imported():
+def declared(option: str, section: str = "options") -> set[str]:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"].split()
-    declared = {normalised(re.match(r"[\w.-]+", line)[0]) for line in lines}
-    modules = {
-        name.split(".")[0] for file in (*LIBRARY, *PROGRAMS, *CONFIGS) for name in imports(file)
-    }
+    return {normalised(re.match(r"[\w.-]+", line)[0]) for line in config[section][option].split()}
+
+
+def imported(files: Iterable[Path]) -> set[str]:
+    """The distributions that files import by name."""
     ours = {"l2sae_jax", *(program.stem for program in PROGRAMS)}
-    imported = {
+    modules = {name.split(".")[0] for file in files for name in imports(file)}
+    return {
         normalised(DISTRIBUTIONS.get(name, name))
         for name in modules - ours - sys.stdlib_module_names
     }
-    assert imported - declared == set(), "imported but not declared"
-    assert declared - imported - INDIRECT == set(), "declared but not imported"
+
+
+def of_the_page(file: Path) -> bool:
+    return file.name == "app.py" or ROOT / "l2sae_jax" / "app" in file.parents
+
+
+def test_requirements_are_those_imported():
+    files = [*LIBRARY, *PROGRAMS, *CONFIGS]
+    always = declared("install_requires")
+    found = imported(file for file in files if not of_the_page(file))
+    assert found - always == set(), "imported but not declared"
+    assert always - found - INDIRECT == set(), "declared but not imported"
+
+
+def test_the_extra_for_the_page_is_what_it_imports():
+    extra = declared("app", "options.extras_require")
+    assert imported(filter(of_the_page, LIBRARY + PROGRAMS)) - declared("install_requires") == extra
 
 
 # ----------------------------------------------------------------------------- what the README says

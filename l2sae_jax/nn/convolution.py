@@ -59,7 +59,8 @@ def _convolve_cpu(x, kernel, stride, padding):
     height, width = (
         (n - k) // stride + 1 for n, k in zip(x.shape[1:3], kernel.shape, strict=False)
     )
-    if x.shape[0] * height * width <= _FEW_PIXELS:
+    batch = x.shape[0]  # no number, but a symbol, where any batch is exported
+    if isinstance(batch, int) and batch * height * width <= _FEW_PIXELS:
         read = [_read(x, *tap, height, width, stride) for tap in np.ndindex(kernel.shape[:2])]
         return jnp.concatenate(read, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
     return _convolve(x, kernel, stride, ((0, 1), (0, 1)))[:, :height, :width]

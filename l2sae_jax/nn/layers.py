@@ -63,9 +63,10 @@ def blur(x: Float[Array, "B H W C"], taps: Sequence[int], stride: int = 1, gain:
 def upsample_bilinear(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
     """Doubles height and width at half-pixel centres: each output is 3/4 near + 1/4 far."""
     for axis in (2, 1):
-        size = x.shape[axis]
-        padded = jnp.pad(x, [(1, 1) if a == axis else (0, 0) for a in range(4)], mode="edge")
-        before, after = (lax.slice_in_dim(padded, i, i + size, axis=axis) for i in (0, 2))
+        # jnp.pad would slice all axes, and may not where an explicit axis of a mesh splits one.
+        first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, x.shape[axis] - 1))
+        before = jnp.concatenate([first, lax.slice_in_dim(x, 0, -1, axis=axis)], axis)
+        after = jnp.concatenate([lax.slice_in_dim(x, 1, None, axis=axis), last], axis)
         x = interleave(0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after, axis)
     return x
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2sae_jax.contact_sheet import Cell, ContactSheet
+from l2sae_jax.batch_editing.contact_sheet import FIGURE, Cell, ContactSheet
 
 
 def cell(level: int, caption: str = "") -> Cell:
@@ -33,6 +33,32 @@ def test_lines_that_are_too_long_go_on_below_and_pages_follow_one_another(tmp_pa
     ]
     assert centres(tmp_path / "contact_sheet_2.png", 1, 1) == [[20]]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_pages_are_counted_on_from_those_written_before(tmp_path):
+    sheet = ContactSheet(tmp_path, cell_size=16, columns=3, lines=2, pages=4)
+    assert (sheet.written, sheet.page) == (4, 4)
+    sheet.add([cell(1)], [])
+    assert (sheet.written, sheet.page) == (4, 5)
+    sheet.add([cell(2)], [])
+    assert (sheet.written, sheet.page) == (5, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["contact_sheet_5.png"]
+
+
+def test_a_figure_has_captions_above_its_columns_only(tmp_path):
+    figure = ContactSheet(tmp_path, cell_size=32, name=FIGURE)
+    figure.add([None], [cell(10, "a")])
+    figure.add([cell(20, "b")], [cell(30, "c")])
+    figure.finish()
+    page = np.asarray(Image.open(tmp_path / "grid.png"))[..., 0]
+    assert page.shape == (2 + 16 + 2 * 34, 2 + 2 * 34)
+    above, beside = page[:18], page[18:]
+    assert (above[:, :36] == 255).all() and (above[:, 36:] < 255).any()
+    assert (beside[:32, :36] == 255).all()
+    np.testing.assert_array_equal(beside[:32, 36:68], 10)
+    np.testing.assert_array_equal(beside[34:66, 2:34], 20)
+    np.testing.assert_array_equal(beside[34:66, 36:68], 30)
+    assert (beside[32:34] == 255).all()
 
 
 def test_nothing_is_written_of_nothing(tmp_path):

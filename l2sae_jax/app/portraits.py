@@ -1,0 +1,169 @@
+"""A photograph with a face found in it, its edits, and the settings that make them again."""
+
+import itertools
+import shlex
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+import l2sae_jax as l2
+from l2sae_jax.data.alignment import Placement, central_square, ffhq_placement, put_back, take
+from l2sae_jax.data.faces import Face, find_faces
+from l2sae_jax.data.images import Photograph
+from l2sae_jax.model import L2SAE
+from l2sae_jax.parallel import make_mesh
+from l2sae_jax.regions import REGION_NAMES, region_indices
+from l2sae_jax.variants import MODES, Edit, Found, draw, edit_batch, find_regions, variants
+
+Crop = UInt8[np.ndarray, "size size 3"]
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A photograph, and the face in it that is edited.
+
+    Attributes:
+      name: of its file.
+      faces: all that were found, from left to right.
+      number: of the face that is edited, from 1; None where it is the photograph's middle.
+      placement: the square round the face.
+      crop: what the model sees of it.
+      found: its regions.
+    """
+
+    name: str
+    photograph: Photograph
+    faces: tuple[Face, ...]
+    number: int | None
+    placement: Placement
+    crop: Crop
+    found: Found
+
+    @property
+    def labels(self) -> UInt8[np.ndarray, "size size"]:
+        """Which region each pixel of the crop is in; see `label_maps`."""
+        return self.found.labels[0]
+
+    def with_change(self, edited: Crop) -> UInt8[np.ndarray, "H W 3"]:
+        """The whole photograph, its face edited."""
+        return put_back(self.photograph.pixels, self.placement, self.crop, edited)
+
+
+class Editor:
+    """A model on one device; any number of threads may ask.
+
+    Raises:
+      ValueError: the model lacks a network.
+    """
+
+    def __init__(self, model: L2SAE):
+        self._model = model
+        self._mesh = make_mesh(jax.local_devices()[:1])
+        _ = model.restyler, model.segmenter  # or what they raise
+
+    def portrait(self, name: str, photograph: Photograph) -> Portrait:
+        """Finds the faces of a photograph, and the regions of the largest.
+
+        Where no face is found the portrait's is None; it shows the photograph's middle then.
+
+        Raises:
+          ValueError: the detector is not installed.
+        """
+        faces = tuple(find_faces(photograph.pixels))
+        sizes = [face.box[2] * face.box[3] for face in faces]
+        return self._framed(name, photograph, faces, int(np.argmax(sizes)) + 1 if sizes else None)
+
+    def at_face(self, portrait: Portrait, number: int) -> Portrait:
+        """The same photograph with another of its faces to edit."""
+        return self._framed(portrait.name, portrait.photograph, portrait.faces, number)
+
+    def edit(self, portrait: Portrait, edit: Edit, reference: Portrait | None = None) -> Crop:
+        """Makes the last sample of an edit of a portrait's face.
+
+        Args:
+          reference: whose style to take, where the mode needs one.
+        """
+        references = {} if reference is None else {reference.name: reference.crop}
+        variant = variants(edit, references)[-1]
+        strengths = draw(edit, variant, references)
+        regions, found = edit.regions, portrait.found
+        if np.ndim(strengths.strength) == np.ndim(strengths.amount) == 0:
+            regions, found = self._as_one_region(edit, found)
+        crops = portrait.crop[None]
+        edited = edit_batch(
+            self._model, edit, regions, self._mesh, crops, found, strengths, confine=True
+        )
+        return np.asarray(edited)[0]
+
+    def warm_up(self, enough: threading.Event) -> None:
+        """Compiles what visitors will ask for, so that none of them has to wait; until `enough`."""
+        size = self._model.image_size
+        blank = Photograph(np.zeros((size, size, 3), np.uint8), None)
+        portrait = self._framed("blank", blank, (), None)
+        for blend, mode in itertools.product(("local", "paper"), ("style", "structure", "swap")):
+            if enough.is_set():
+                return
+            self.edit(portrait, Edit(mode, blend=blend, harmonise=True), portrait)
+
+    def _framed(
+        self, name: str, photograph: Photograph, faces: tuple[Face, ...], number: int | None
+    ) -> Portrait:
+        if number is None:
+            placement = central_square(*photograph.pixels.shape[:2])
+        else:
+            placement = ffhq_placement(faces[number - 1].landmarks, *self._model.framing)
+        crop = take(photograph.pixels, placement, self._model.image_size)
+        found = find_regions(self._model, Edit("segment"), self._mesh, crop[None])
+        found = jax.tree.map(np.asarray, found)
+        return Portrait(name, photograph, faces, number, placement, crop, found)
+
+    def _as_one_region(self, edit: Edit, found: Found) -> tuple[tuple[str, ...], Found]:
+        """The same edit of a single region, the union of those edited.
+
+        One program then serves every choice of regions, where each would need compiling otherwise.
+        A network whose regions have slices of their own disturbs those in structure edits, so that
+        it matters which region it is.
+        """
+        if edit.mode == "structure" and self._model.restyler.config.slices is not None:
+            return edit.regions, found
+        union = np.max(found.masks[..., list(region_indices(edit.regions))], axis=-1)
+        masks = np.zeros_like(found.masks)
+        masks[..., 0] = union
+        return REGION_NAMES[:1], found._replace(masks=masks)
+
+
+def settings(
+    portrait: Portrait, edit: Edit, reference: Portrait | None, checkpoint: str | None
+) -> dict[str, Any]:
+    """What makes this edit again: the flags of `edit.py`, and the command."""
+    flags = {"mode": edit.mode, "regions": ",".join(edit.regions)}
+    if MODES[edit.mode].needs_reference:
+        flags |= {"style_reference": reference.name, "amount": _flag(edit.amount)}
+    else:
+        flags |= {
+            "strength": _flag(edit.strength),
+            "samples": edit.samples,
+            "seed": edit.seed,
+        }
+    flags |= {"blend": edit.blend, "harmonise": edit.harmonise}
+    flags |= {"align": "off"} if portrait.number is None else {"face": portrait.number}
+    if checkpoint is not None:
+        flags["checkpoint"] = checkpoint
+    words = ["python", "edit.py", portrait.name, *(f"--{k}={v}" for k, v in flags.items())]
+    return {
+        "photograph": portrait.name,
+        **flags,
+        "version": l2.__version__,
+        "command": shlex.join(words),
+    }
+
+
+def _flag(degree: float | Mapping[str, float]) -> float | str:
+    if not isinstance(degree, Mapping):
+        return degree
+    return ",".join(f"{name}={figure}" for name, figure in degree.items())

@@ -1,0 +1,340 @@
+"""A run: photographs with their faces edited, a record of it, and going on where it stopped."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_models
+from PIL import Image, ImageCms
+
+import l2sae_jax as l2
+from l2sae_jax.batch_editing import Cropping, plan, results, run, running, shots
+from l2sae_jax.data.alignment import REACH, Placement, put_back, take
+from l2sae_jax.data.faces import NoFace
+from l2sae_jax.data.images import Photograph
+from l2sae_jax.data.synthetic import SyntheticFaces
+from l2sae_jax.variants import Edit
+
+SIZE = 16
+FACES = SyntheticFaces(48, 6, seed=3)
+
+# Where the faces of these photographs are said to be: one, two, or none.
+PLACES = {
+    "one": [Placement(26.0, 24.0, 18.0, 3.0)],
+    "two": [Placement(20.0, 24.0, 14.0, -2.0), Placement(76.0, 25.0, 15.0, 0.0)],
+    "none": [],
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_models.separate_networks()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working folder; faces are where `PLACES` says: none in black, two in a wide picture."""
+    monkeypatch.chdir(tmp_path)
+
+    def locate(pixels, face, side, raised):
+        assert (side, raised) == (1.0, 0.0)
+        places = PLACES["none" if not pixels.any() else "two" if pixels.shape[1] > 48 else "one"]
+        if not places:
+            raise NoFace("no face found in it")
+        return places if face == "all" else places[:1]
+
+    monkeypatch.setattr(shots, "locate", locate)
+    return tmp_path
+
+
+def save(path: str, name: str, first: int = 0, **options) -> np.ndarray:
+    """Writes a photograph whose faces `locate` knows."""
+    faces = [FACES[first + i]["image"] for i in range(len(PLACES[name]))]
+    pixels = np.concatenate(faces, axis=1) if faces else np.zeros((48, 48, 3), np.uint8)
+    Path(path).parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def edit_photos(model, paths, edit=None, output="out", **options):
+    """Plans and runs; the tally and what was reported."""
+    said = []
+    settings = {key: options.pop(key) for key in ("resume", "about") if key in options}
+    batch_size = options.pop("batch_size", 2)
+    cropping = options.pop("cropping", Cropping("auto", "all"))
+    reference = options.pop("reference", None)
+    work = plan(edit or Edit(), paths, reference, Path(output), said.append, cropping, **options)
+    return run(work, model, batch_size, said.append, **settings), said
+
+
+def pixels_of(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def manifest(output: str = "out") -> dict:
+    return json.loads(Path(output, "manifest.json").read_text())
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+
+# ------------------------------------------------------------------------- faces in photographs
+
+
+@pytest.mark.parametrize("blend", ["paper", "local"])
+def test_edits_are_put_back_and_change_nothing_else(here, model, blend):
+    before = save("two.png", "two")
+    edit_photos(model, ["two.png"], Edit(blend=blend))
+    after = pixels_of("out/two_hair_s0.png")
+    assert after.shape == before.shape and (after != before).any()
+
+    expected = before
+    outside = np.ones(before.shape[:2], bool)
+    for place in PLACES["two"]:
+        crop = take(before, place, SIZE)
+        images = crop[None] / np.float32(127.5) - 1
+        key = jax.random.fold_in(jax.random.key(0), 0)
+        edited = np.asarray(l2.edit(model, images, key, blend=blend))
+        mask = np.asarray(l2.segment(model, images))[..., :1]
+        if blend == "paper":  # which softens all of the crop: through the matte once more
+            edited = np.asarray(l2.matting.blend(images, edited, mask, "local"))
+        pixels = np.uint8(np.round((np.clip(edited[0], -1, 1) + 1) * 127.5))
+        expected = put_back(expected, place, crop, pixels)
+        rows, columns = np.indices(outside.shape) + 0.5
+        away = np.hypot(columns - place.x, rows - place.y)
+        outside &= away > place.side * (0.5**0.5 + REACH / SIZE)
+    assert np.abs(np.int16(after) - expected).max() <= 1
+    assert outside.any()
+    np.testing.assert_array_equal(after[outside], before[outside])
+
+
+def test_masks_and_labels_are_those_of_the_photograph(here, model):
+    before = save("two.png", "two")
+    edit_photos(model, ["two.png"], Edit("segment"), grid=True)
+    labels = pixels_of("out/two_labels.png")
+    assert labels.shape == before.shape[:2] and set(np.unique(labels)) <= set(range(6))
+    laid = pixels_of("out/two_overlay.png")
+    np.testing.assert_array_equal(laid[labels == 0], before[labels == 0])
+    for label, name in enumerate(l2.REGION_NAMES, start=1):
+        mask = pixels_of(f"out/two_mask_{name}.png")
+        assert mask.shape == labels.shape and set(np.unique(mask)) <= {0, 255}
+        assert (mask[labels == label] == 255).sum() >= 0.95 * (labels == label).sum()
+    assert {"contact_sheet.png", "grid.png"} <= contents("out").keys()
+
+
+def test_a_reconstruction_shows_the_faces_alone(here, model):
+    save("two.png", "two")
+    edit_photos(model, ["two.png"], Edit("reconstruct"))
+    assert pixels_of("out/two_reconstruction.png").shape == (SIZE, 2 * SIZE, 3)
+
+
+def test_faces_are_edited_alike_whatever_batch_they_are_in(here, model):
+    for i in range(3):
+        save(f"photos/{i}.png", "two", i)
+    edit_photos(model, ["photos"], batch_size=4)
+    save("photos/2-more.png", "one", 4)
+    edit_photos(model, ["photos/2-more.png", "photos/1.png"], output="other", batch_size=4)
+    assert contents("other")["1_hair_s0.png"] == contents("out")["1_hair_s0.png"]
+
+
+def test_one_face_of_several(here, model):
+    before = save("two.png", "two")
+    edit_photos(model, ["two.png"], cropping=Cropping("auto", "largest"))
+    after = pixels_of("out/two_hair_s0.png")
+    assert (after[:, :48] != before[:, :48]).any()
+    np.testing.assert_array_equal(after[:, 48:], before[:, 48:])
+
+
+def test_a_photograph_without_a_face_is_skipped_and_noted(here, model):
+    save("photos/a.png", "none")
+    save("photos/b.png", "one")
+    Path("photos/c.png").write_bytes(b"no picture")
+    tally, said = edit_photos(model, ["photos"])
+    assert tally.edited == 1
+    assert said[0] == "skipped photos/a.png: no face found in it"
+    assert said[1].startswith("skipped photos/c.png: not a picture")
+    noted = {entry["file"]: entry.get("skipped") for entry in manifest()["images"]}
+    assert noted["photos/a.png"] == "photos/a.png: no face found in it"
+    assert noted["photos/b.png"] is None
+    assert "a_hair_s0.png" not in contents("out")
+
+
+def test_a_colour_profile_goes_with_the_results(here, model):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save("one.jpg", "one", icc_profile=profile, quality=95)
+    for picture_format in ("png", "jpg", "webp"):
+        edit_photos(model, ["one.jpg"], picture_format=picture_format)
+        with Image.open(f"out/one_hair_s0.{picture_format}") as image:
+            assert image.info["icc_profile"] == profile
+            assert image.size == (48, 48)
+
+
+def test_a_picture_too_large_for_its_format_loses_nothing_but_itself(here, model, monkeypatch):
+    save("photos/a.png", "one")
+    save("photos/b.png", "one", 1)
+    write = results.write_picture
+
+    def limited(path, array, icc_profile):
+        if path.name.startswith("a_"):
+            raise ValueError(f"{path}: too large for this format")
+        write(path, array, icc_profile)
+
+    monkeypatch.setattr(results, "write_picture", limited)
+    tally, said = edit_photos(model, ["photos"])
+    assert tally.edited == 1
+    assert said == ["skipped out/a_hair_s0.png: too large for this format"]
+
+
+def test_strength_of_each_region(here, model):
+    before = save("one.png", "one")
+    strengths = {"lips": 0.2, "hair": 0.9}
+    edit_photos(model, ["one.png"], Edit(strength=strengths), cropping=Cropping("off"))
+    images = take(before, Placement(24, 24, 24, 0), SIZE)[None] / np.float32(127.5) - 1
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    expected = np.asarray(l2.edit(model, images, key, ("lips", "hair"), (0.2, 0.9)))[0]
+    assert np.abs(pixels_of("out/one_lips-hair_s0.png") / 127.5 - 1 - expected).max() < 1.1 / 255
+
+
+# ----------------------------------------------------------------------------- the record of a run
+
+
+def test_the_manifest_says_what_was_done(here, model):
+    save("photos/one.png", "one")
+    save("style.png", "one", 2)
+    edit = Edit("swap", ("lips",), blend="local")
+    edit_photos(model, ["photos"], edit, reference="style.png", about={"command": ["x"]})
+    found = manifest()
+    assert found["command"] == ["x"] and len(found["model"]["sha256"]) == 64
+    assert found["edit"]["mode"] == "swap" and found["edit"]["seed"] == 0
+    assert found["references"]["style"]["file"] == "style.png"
+    (entry,) = found["images"]
+    place = PLACES["one"][0]
+    assert entry["faces"][0]["placement"] == {
+        "x": place.x,
+        "y": place.y,
+        "right_x": place.right_x,
+        "right_y": place.right_y,
+    }
+    assert 0 < entry["faces"][0]["share_of_crop"]["lips"] < 1
+    (result,) = entry["results"]
+    assert result["file"] == "one_lips_from_style.png" and result["reference"] == "style"
+    (change,) = result["mean_change"]
+    assert change["inside"] > 1 and change["outside"] in (0.0, None)
+
+
+def test_the_manifest_is_whole_after_every_photograph(here, model, monkeypatch):
+    for i in range(3):
+        save(f"photos/{i}.png", "one", i)
+    monkeypatch.setattr(results, "ContactSheet", one_line_a_page)
+    add, seen = running.Manifest.add, []
+
+    def watched(self, entry):
+        add(self, entry)
+        seen.append(len(manifest()["images"]))
+
+    monkeypatch.setattr(running.Manifest, "add", watched)
+    edit_photos(model, ["photos"])
+    assert seen == [1, 2, 3]
+    assert [entry["name"] for entry in manifest()["images"]] == ["0", "1", "2"]
+
+
+def one_line_a_page(*arguments, **options):
+    return original_sheet(*arguments, **options | {"lines": 1})
+
+
+original_sheet = results.ContactSheet
+
+
+@pytest.fixture
+def interrupted(here, model, monkeypatch):
+    """Five photographs, of which a run did two and a half."""
+    for i in range(5):
+        save(f"photos/{i}.png", "one", i)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "ContactSheet", one_line_a_page)
+        edit_photos(model, ["photos"], output="whole")
+        write = results.write_picture
+
+        def stops(path, array, icc_profile):
+            if path.name.startswith("2_mask"):
+                raise KeyboardInterrupt
+            write(path, array, icc_profile)
+
+        patch.setattr(results, "write_picture", stops)
+        with pytest.raises(KeyboardInterrupt):
+            edit_photos(model, ["photos"])
+    monkeypatch.setattr(results, "ContactSheet", one_line_a_page)
+    assert [entry["name"] for entry in manifest()["images"]] == ["0", "1"]
+    return model
+
+
+def test_a_run_goes_on_where_it_stopped_and_ends_as_if_it_never_had(interrupted, monkeypatch):
+    read = []
+    real = shots.decode_photograph
+    monkeypatch.setattr(
+        shots, "decode_photograph", lambda data, name: read.append(name) or real(data, name)
+    )
+    tally, _ = edit_photos(interrupted, ["photos"], resume=True)
+    assert tally == (3, 2)
+    assert read == [f"photos/{i}.png" for i in (2, 3, 4)]
+    assert contents("out") == contents("whole")
+    tally, _ = edit_photos(interrupted, ["photos"], resume=True)
+    assert tally == (0, 5)
+    assert contents("out") == contents("whole")
+
+
+def test_what_changed_since_is_done_again(interrupted):
+    save("photos/0.png", "one", 5)
+    Path("out/1_hair_s0.png").unlink()
+    tally, _ = edit_photos(interrupted, ["photos"], resume=True)
+    assert tally == (5, 0)
+    assert len(manifest()["images"]) == 5
+
+
+def test_other_settings_are_not_gone_on_with(interrupted):
+    before = contents("out")
+    with pytest.raises(ValueError) as caught:
+        edit_photos(interrupted, ["photos"], Edit(strength=0.5), resume=True)
+    assert str(caught.value).startswith("out/manifest.json cannot be resumed from: its edit is ")
+    assert "strength: 0.6, not 0.5" in str(caught.value)
+    assert contents("out") == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"images": 3}', '{"images": [1]}', "\x00"])
+def test_a_damaged_manifest_is_told_in_one_line(interrupted, text):
+    Path("out/manifest.json").write_text(text)
+    with pytest.raises(ValueError, match="cannot be resumed from, it is damaged") as caught:
+        edit_photos(interrupted, ["photos"], resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_go_on_from_is_a_run_from_the_start(here, model):
+    save("one.png", "one")
+    tally, _ = edit_photos(model, ["one.png"], resume=True)
+    assert tally == (1, 0)
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def shot(name: str, pixels: int, faces: int = 1) -> shots.Shot:
+    crop = shots.Crop(np.zeros((SIZE, SIZE, 3), np.uint8), PLACES["one"][0])
+    whole = Photograph(np.broadcast_to(np.uint8(0), (1, pixels, 3)), None)
+    return shots.Shot(name, Path(name), "", whole, (crop,) * faces)
+
+
+def test_large_photographs_make_small_batches(monkeypatch):
+    monkeypatch.setattr(running, "_MOST_PIXELS", 100)
+    stream = iter([shot("a", 60), shot("b", 30), shot("c", 30, 3), shot("d", 500), shot("e", 1)])
+    found = [[s.name for s, _ in batch] for batch in running._batches(stream, 4)]
+    assert found == [["a", "b"], ["c", "c", "c"], ["d"], ["e"]]
+
+
+def test_batches_are_full_where_photographs_are_small():
+    stream = iter([shot("a", 1, 3), shot("b", 1), shot("c", 1, 2)])
+    found = [[s.name for s, _ in batch] for batch in running._batches(stream, 2)]
+    assert found == [["a", "a"], ["a", "b"], ["c", "c"]]
