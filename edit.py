@@ -102,6 +102,12 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_boolean("grid", False, "Also lay results out as a figure, in grid.png.", **new)
     flags.DEFINE_boolean("resume", False, "Leave out what an interrupted run has done.", **new)
     flags.DEFINE_string(
+        "export",
+        None,
+        "Write the edit itself to this file, as StableHLO for other programs.",
+        **new,
+    )
+    flags.DEFINE_string(
         "checkpoint", None, "A model directory or training workdir; by default our own.", **new
     )
     flags.DEFINE_integer("batch_size", 8, "Faces edited at a time.", lower_bound=1, **new)
@@ -109,23 +115,11 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def edit_photos(paths: list[str], options: flags.FlagValues, command: Sequence[str]) -> int:
-    """Edits what the flags name; the number of inputs that could not be edited."""
-    import jax
-    from tqdm import tqdm
-
-    import l2sae_jax as l2
-    from l2sae_jax.batch_editing import Cropping, plan, run
-    from l2sae_jax.compilation_cache import keep_compiled_programs
+def wanted_edit(options: flags.FlagValues):
+    """What the flags say is to be done."""
     from l2sae_jax.variants import Edit
 
-    skipped = []
-
-    def report(line: str) -> None:
-        skipped.append(line)
-        tqdm.write(f"edit.py: {_one_line(line)}", file=sys.stderr)
-
-    edit = Edit(
+    return Edit(
         mode=options.mode or ("style" if options.style_reference is None else "swap"),
         regions=options.regions,
         separately=options.separately,
@@ -137,6 +131,24 @@ def edit_photos(paths: list[str], options: flags.FlagValues, command: Sequence[s
         blend=options.blend,
         harmonise=options.harmonise,
     )
+
+
+def edit_photos(paths: list[str], options: flags.FlagValues, command: Sequence[str]) -> int:
+    """Edits what the flags name; the number of inputs that could not be edited."""
+    import jax
+    from tqdm import tqdm
+
+    import l2sae_jax as l2
+    from l2sae_jax.batch_editing import Cropping, plan, run
+    from l2sae_jax.compilation_cache import keep_compiled_programs
+
+    skipped = []
+
+    def report(line: str) -> None:
+        skipped.append(line)
+        tqdm.write(f"edit.py: {_one_line(line)}", file=sys.stderr)
+
+    edit = wanted_edit(options)
     cropping = Cropping(_align(options.align), _face(options.face))
     output = Path(options.output)
     work = plan(
@@ -165,6 +177,26 @@ def edit_photos(paths: list[str], options: flags.FlagValues, command: Sequence[s
         f"({edited / seconds:.2f} images/s): see {options.output}"
     )
     return len(skipped)
+
+
+def export_edit(options: flags.FlagValues) -> None:
+    """Writes the edit that the flags describe for other programs."""
+    import l2sae_jax as l2
+    from l2sae_jax.export import write_exported
+
+    edit = wanted_edit(options)
+    degree = edit.amount if edit.mode == "swap" else edit.strength
+    model = l2.load(options.checkpoint)
+    write_exported(
+        options.export,
+        model,
+        edit.mode,
+        edit.regions,
+        edit.blend,
+        edit.harmonise,
+        by_region=isinstance(degree, dict),
+    )
+    print(f"Wrote {options.export}, and what goes in and comes out to {options.export}.json")
 
 
 def _degree(name: str, text: str | None) -> float | dict[str, float] | None:
@@ -206,6 +238,11 @@ def main(argv: list[str]) -> int:
         paths = options(argv)[1:]
         if options.help:
             print(f"{__doc__}\n{options.get_help()}")
+            return 0
+        if options.export is not None:
+            if paths:
+                raise ValueError(f"--export takes no photograph, so not {paths[0]!r} either")
+            export_edit(options)
             return 0
         return 1 if edit_photos(paths, options, argv) else 0
     except (ValueError, OSError, flags.Error) as error:

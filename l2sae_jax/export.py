@@ -46,7 +46,7 @@ class _Mode(NamedTuple):
     """What can be exported.
 
     Attributes:
-      apply: `(model, regions, blend, *inputs)` to the output.
+      apply: `(model, how, *inputs)` to the output; `how` goes to the edit by name.
       inputs: their names.
     """
 
@@ -54,19 +54,19 @@ class _Mode(NamedTuple):
     inputs: tuple[str, ...]
 
 
-def _style(model, regions, blend, pixels, keys, strength):
+def _style(model, how, pixels, keys, strength):
     images, keys = to_images(pixels), _typed(keys)
-    return to_pixels(editing.edit(model, images, keys, regions, strength, blend))
+    return to_pixels(editing.edit(model, images, keys, strength=strength, **how))
 
 
-def _structure(model, regions, blend, pixels, keys, strength):
+def _structure(model, how, pixels, keys, strength):
     images, keys = to_images(pixels), _typed(keys)
-    return to_pixels(editing.edit_structure(model, images, keys, regions, strength, blend))
+    return to_pixels(editing.edit_structure(model, images, keys, strength=strength, **how))
 
 
-def _swap(model, regions, blend, pixels, style_pixels, amount):
+def _swap(model, how, pixels, style_pixels, amount):
     images, style_images = to_images(pixels), to_images(style_pixels)
-    return to_pixels(editing.swap(model, images, style_images, regions, amount, blend))
+    return to_pixels(editing.swap(model, images, style_images, amount=amount, **how))
 
 
 def _typed(keys):
@@ -86,6 +86,7 @@ def export_edit(
     regions: Sequence[str] = ("hair",),
     blend: Blend = "paper",
     *,
+    harmonise: bool = False,
     by_region: bool = False,
     size: tuple[int, int] | None = None,
     platforms: Sequence[str] = ("cpu", "cuda"),
@@ -103,7 +104,7 @@ def export_edit(
     Args:
       model: as for `edit`; its parameters become constants.
       mode: "style", "structure" or "swap".
-      regions, blend: as for `edit`.
+      regions, blend, harmonise: as for `edit`.
       by_region: whether strength or amount is one figure a region, at the cost of a decode each.
       size: height and width of the pictures; None for those of its training.
       platforms: where it is to run: of `PLATFORMS`.
@@ -136,10 +137,11 @@ def export_edit(
         for shape, dtype in map(specs.get, names)
     ]
     weights = jax.device_get(model)
+    how = {"regions": tuple(regions), "blend": blend, "harmonise": harmonise}
 
     def edit(*inputs):
         # Behind a barrier, or compilers calculate with the weights for as long as a minute.
-        return apply(lax.optimization_barrier(weights), tuple(regions), blend, *inputs)
+        return apply(lax.optimization_barrier(weights), how, *inputs)
 
     return export.export(jax.jit(edit), platforms=platforms)(*inputs)
 
@@ -150,6 +152,7 @@ def write_exported(
     mode: str = "style",
     regions: Sequence[str] = ("hair",),
     blend: Blend = "paper",
+    harmonise: bool = False,
     **options: Any,
 ) -> None:
     """Writes an edit for other programs and, in PATH.json beside it, what it is.
@@ -158,13 +161,13 @@ def write_exported(
 
     Args:
       path: of the file, by any name.
-      model, mode, regions, blend, options: as for `export_edit`.
+      model, mode, regions, blend, harmonise, options: as for `export_edit`.
 
     Raises:
       ValueError: as for `export_edit`, or a file that cannot be written.
     """
     path = Path(path)
-    exported = export_edit(model, mode, regions, blend, **options)
+    exported = export_edit(model, mode, regions, blend, harmonise=harmonise, **options)
     data = bytes(exported.serialize())
     side, raised = model.framing
     inputs = zip(_MODES[mode].inputs, exported.in_avals, strict=True)
@@ -175,6 +178,7 @@ def write_exported(
         "mode": mode,
         "regions": regions,
         "blend": blend,
+        "harmonise": harmonise,
         "framing": {"side": side, "raised": raised},
         "inputs": [_described(name, array) for name, array in inputs],
         "output": _described("edited", *exported.out_avals),
