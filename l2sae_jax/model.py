@@ -333,7 +333,12 @@ def encode(
       ValueError: no SMN, or images it cannot read.
     """
     check_model(model)
-    return model.restyler.encode(as_array("images", images))
+    return _encode(model, as_array("images", images))
+
+
+@jax.jit
+def _encode(model, images):
+    return model.restyler.encode(images)
 
 
 def decode(
@@ -356,11 +361,15 @@ def decode(
       ValueError: no SMN, or codes of other shapes than its own.
     """
     check_model(model)
-    network = model.restyler
     structure, style = as_array("structure", structure), as_array("style", style)
-    check_codes(structure, style, network.config.decoder)
-    noise = None
-    if key is not None:
-        keys = sample_keys(key, structure.shape[0])
+    check_codes(structure, style, model.restyler.config.decoder)
+    keys = None if key is None else sample_keys(key, structure.shape[0])
+    return _decode(model, structure, style, keys)
+
+
+@jax.jit
+def _decode(model, structure, style, keys):
+    network, noise = model.restyler, None
+    if keys is not None:
         noise = sample_noise(network.config.decoder, keys, *structure.shape[1:3])
     return network.decode(structure, style, noise)
