@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw
 
 SOURCES = Path(__file__).parents[1] / "tests" / "photographs"
-NAMES = ("astronaut", "grace_hopper", "portrait_1", "portrait_2")
+NAMES = ("astronaut", "grace_hopper", "decoded_1", "decoded_2")
 
 # What the EXIF orientations from 2 to 8 undo.
 STORED_AS = (
@@ -45,7 +45,7 @@ def placed(people: dict[str, Image.Image]) -> Iterator[Saved]:
     """Faces that are small, many, cut off, or not there."""
     for name, person in people.items():
         yield f"as_it_is_{name}.png", person, {}
-    yield "tiny.png", people["portrait_1"].resize((48, 48)), {}
+    yield "tiny.png", people["decoded_1"].resize((48, 48)), {}
     yield "without_a_face.jpg", backdrop(900, 600), {}
     small = backdrop(6000, 4000)
     small.paste(people["astronaut"].resize((400, 400)), (4400, 1900))
@@ -53,12 +53,12 @@ def placed(people: dict[str, Image.Image]) -> Iterator[Saved]:
     yield "group_24_megapixels.jpg", group(people, 6000, 4000), {"quality": 90}
     yield "at_the_left_border.png", people["astronaut"].crop((200, 0, 500, 400)), {}
     yield "at_the_top_border.png", people["grace_hopper"].crop((60, 170, 460, 570)), {}
-    yield "at_the_right_border.png", people["portrait_2"].crop((0, 0, 170, 256)), {}
+    yield "at_the_right_border.png", people["decoded_2"].crop((0, 0, 170, 256)), {}
     yield "100_megapixels.jpg", people["grace_hopper"].resize((9200, 10800)), {"quality": 90}
 
 
 def turned(people: dict[str, Image.Image]) -> Iterator[Saved]:
-    for name, degrees in (("astronaut", 30), ("portrait_1", -30), ("grace_hopper", 45)):
+    for name, degrees in (("astronaut", 30), ("decoded_1", -30), ("grace_hopper", 45)):
         upright = people[name]
         seen = upright.rotate(degrees, Image.Resampling.BICUBIC, expand=True, fillcolor="gray")
         yield f"turned_by_{degrees}.png", seen, {}
@@ -67,15 +67,15 @@ def turned(people: dict[str, Image.Image]) -> Iterator[Saved]:
     for orientation, stored_as in enumerate(STORED_AS, start=2):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
-        stored_turned = people["portrait_2"].transpose(stored_as)
+        stored_turned = people["decoded_2"].transpose(stored_as)
         yield f"exif_orientation_{orientation}.jpg", stored_turned, {"exif": exif, "quality": 90}
 
 
 def lit(people: dict[str, Image.Image]) -> Iterator[Saved]:
     for name, gain in (("dark", 0.12), ("overexposed", 2.2)):
-        for person in ("grace_hopper", "portrait_1"):
+        for person in ("grace_hopper", "decoded_1"):
             yield f"{name}_{person}.png", people[person].point(lambda v, gain=gain: v * gain), {}
-    yield "pale.png", people["portrait_2"].point(lambda v: 150 + v // 5), {}
+    yield "pale.png", people["decoded_2"].point(lambda v: 150 + v // 5), {}
 
 
 def stored(people: dict[str, Image.Image]) -> Iterator[Saved]:
@@ -100,7 +100,7 @@ def stored(people: dict[str, Image.Image]) -> Iterator[Saved]:
     yield "transparent.png", cut_out, {}
     yield "transparent_grey.png", grey_cut_out, {}
     yield "lossy.webp", person, {"quality": 80}
-    frames = [people["portrait_1"], people["portrait_2"]]
+    frames = [people["decoded_1"], people["decoded_2"]]
     yield "animated.gif", frames[0], {"save_all": True, "append_images": frames, "duration": 500}
 
 
