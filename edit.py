@@ -27,6 +27,8 @@ from pathlib import Path
 
 from absl import flags
 
+# What an exported edit is made of; of strength and amount only whether they are given by region.
+_EXPORTED = ["mode", "regions", "strength", "amount", "blend", "harmonise", "checkpoint"]
 _MODES = ["style", "swap", "structure", "segment", "reconstruct", "interpolate"]
 
 
@@ -84,8 +86,9 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "align",
         "auto",
-        ["auto", "off"],
-        "auto finds faces and puts edits back; off takes every picture for a crop of a face.",
+        ["auto", "middle", "off"],
+        "auto finds faces and puts edits back; middle takes the central square for the face; off "
+        "takes it for a crop of a face, and writes such crops.",
         **new,
     )
     flags.DEFINE_string(
@@ -179,8 +182,14 @@ def edit_photos(paths: list[str], options: flags.FlagValues, command: Sequence[s
     return len(skipped)
 
 
-def export_edit(options: flags.FlagValues) -> None:
+def export_edit(paths: list[str], options: flags.FlagValues) -> None:
     """Writes the edit that the flags describe for other programs."""
+    if paths:
+        raise ValueError(f"--export takes no photograph, so not {paths[0]!r} either")
+    given = {name for name in options if options[name].present}
+    for name in sorted(given - {"export", *_EXPORTED}):
+        raise ValueError(f"--export takes no --{name}, only {', '.join(_EXPORTED)}")
+
     import l2sae_jax as l2
     from l2sae_jax.export import write_exported
 
@@ -240,9 +249,7 @@ def main(argv: list[str]) -> int:
             print(f"{__doc__}\n{options.get_help()}")
             return 0
         if options.export is not None:
-            if paths:
-                raise ValueError(f"--export takes no photograph, so not {paths[0]!r} either")
-            export_edit(options)
+            export_edit(paths, options)
             return 0
         return 1 if edit_photos(paths, options, argv) else 0
     except (ValueError, OSError, flags.Error) as error:

@@ -73,8 +73,8 @@ def edit(
         drawn by hand: an SMPN is not needed then, and `regions` says which to use. None predicts
         them.
       harmonise: add to the image how the decode changed, rather than show the decode: what the
-        network cannot reproduce stays, and a strength of 0 changes nothing. Not in the paper; takes
-        another decode.
+        network cannot reproduce stays, and a strength of 0 changes nothing but what "paper" blurs.
+        Not in the paper; takes another decode.
 
     Returns:
       Edited images in [-1, 1].

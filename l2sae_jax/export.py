@@ -189,7 +189,7 @@ def write_exported(
 
 def _check_known(what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
+        raise ValueError(f"no export for {what} {name!r}: choose from {', '.join(known)}")
 
 
 def _described(name: str, array: jax.core.ShapedArray) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _described(name: str, array: jax.core.ShapedArray) -> dict[str, Any]:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)

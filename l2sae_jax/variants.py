@@ -25,6 +25,8 @@ from l2sae_jax.parallel import ROWS, WHOLE, over_shards
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import REGION_NAMES, region_indices
 
+_RANGES = (("samples", 1, 1_000), ("frames", 2, 1_000), ("seed", 0, 2**32 - 1))
+
 Images = Float[Array, "B H W 3"]
 Picture = UInt8[np.ndarray, "H W 3"]
 
@@ -95,10 +97,10 @@ class Edit:
             object.__setattr__(self, "regions", tuple(self.regions))
         for name in ("strength", "amount"):
             self._check_degree(name, getattr(self, name))
-        for name, least in (("samples", 1), ("frames", 2), ("seed", 0)):
+        for name, least, most in _RANGES:
             value = getattr(self, name)
-            if not least <= value < 2**32:
-                raise ValueError(f"{name} {value}: expected {least} or more")
+            if not least <= value <= most:
+                raise ValueError(f"{name} {value}: expected a number from {least} to {most}")
 
     def _named_regions(self) -> tuple[str, ...]:
         """Those that a strength or an amount is given for, if it is by name."""

@@ -116,8 +116,8 @@ _ZEROS = zlib.compress(bytes(100_000_000), 1)
 
 def zero_sized(generator, suffix):
     data = bytearray(picture(generator, ".bmp"))
-    data[18 if generator.random() < 0.5 else 22 :][:4] = bytes(4)
-    data[18:22] = bytes(4)
+    place = 18 if generator.random() < 0.5 else 22  # its width or its height
+    data[place : place + 4] = bytes(4)
     return bytes(data)
 
 
@@ -188,20 +188,11 @@ def test_files_of_all_kinds_are_edited_or_named(tmp_path, model, count):
 
 # ------------------------------------------------------------------------------- flags, manifests
 
-VALUES = ["", "0", "1", "2", "-1", "nan", "inf", "1e999", "0.5", "hair", "hair=0.5", "hair=,=", "="]
-VALUES += [
-    "hair,lips",
-    "hare",
-    "auto",
-    "off",
-    "all",
-    "largest",
-    "style",
-    "swap",
-    "segment",
-    "paper",
-]
-VALUES += ["photos", "missing", "photos/a.png", "\x00", "é" * 300, "9" * 40, "--", "true", "png"]
+VALUES = """
+0 1 2 -1 nan inf 1e999 0.5 hair hair=0.5 hair=,= = hair,lips hare auto middle off all largest style
+swap segment paper photos missing photos/a.png -- true png 300000000
+""".split()
+VALUES += ["", "\x00", "é" * 300, "9" * 40]
 FLAGS = "mode regions separately strength samples seed style_reference amount frames blend align "
 FLAGS = [*(FLAGS + "face output format grid resume harmonise checkpoint batch_size x").split()]
 

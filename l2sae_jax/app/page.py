@@ -15,7 +15,7 @@ from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import MODES
 
 MAX_WAITING = 20  # actions of all visitors together
-_AT_A_TIME = 2  # of which one may use the model
+_AT_A_TIME = 2  # of these
 
 _MODES = (("Restyle", "style"), ("Reshape", "structure"), ("Copy a style", "swap"))
 _BLENDS = (("Crisp", "local"), ("Soft, as in the paper", "paper"))

@@ -5,7 +5,8 @@ import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,11 +14,10 @@ from jaxtyping import UInt8
 
 import l2sae_jax as l2
 from l2sae_jax.data.alignment import Placement, central_square, ffhq_placement, put_back, take
-from l2sae_jax.data.faces import Face, find_faces
+from l2sae_jax.data.faces import Face, find_faces, largest
 from l2sae_jax.data.images import Photograph
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import make_mesh
-from l2sae_jax.regions import REGION_NAMES, region_indices
 from l2sae_jax.variants import MODES, Edit, Found, draw, edit_batch, find_regions, variants
 
 Crop = UInt8[np.ndarray, "size size 3"]
@@ -49,9 +49,37 @@ class Portrait:
         """Which region each pixel of the crop is in; see `label_maps`."""
         return self.found.labels[0]
 
-    def with_change(self, edited: Crop) -> UInt8[np.ndarray, "H W 3"]:
+
+class Reference(NamedTuple):
+    """A face whose style is taken: the name of its file, and its crop."""
+
+    name: str
+    crop: Crop
+
+
+class Result(NamedTuple):
+    """What an edit made of a portrait.
+
+    Attributes:
+      name: what `edit.py` calls it, without a suffix.
+      edit: whose last sample it is.
+      reference: whose style it takes, if it takes any.
+      crop: the portrait's, edited.
+    """
+
+    name: str
+    portrait: Portrait
+    edit: Edit
+    reference: Reference | None
+    crop: Crop
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
         """The whole photograph, its face edited."""
-        return put_back(self.photograph.pixels, self.placement, self.crop, edited)
+        portrait = self.portrait
+        return put_back(
+            portrait.photograph.pixels, portrait.placement, portrait.crop, self.crop
+        )
 
 
 class Editor:
@@ -67,38 +95,38 @@ class Editor:
         _ = model.restyler, model.segmenter  # or what they raise
 
     def portrait(self, name: str, photograph: Photograph) -> Portrait:
-        """Finds the faces of a photograph, and the regions of the largest.
-
-        Where no face is found the portrait's is None; it shows the photograph's middle then.
+        """Finds the faces of a photograph, and the regions of the largest; without any, of its middle.
 
         Raises:
           ValueError: the detector is not installed.
         """
         faces = tuple(find_faces(photograph.pixels))
-        sizes = [face.box[2] * face.box[3] for face in faces]
-        return self._framed(name, photograph, faces, int(np.argmax(sizes)) + 1 if sizes else None)
+        return self._framed(name, photograph, faces, largest(faces) if faces else None)
 
     def at_face(self, portrait: Portrait, number: int) -> Portrait:
         """The same photograph with another of its faces to edit."""
         return self._framed(portrait.name, portrait.photograph, portrait.faces, number)
 
-    def edit(self, portrait: Portrait, edit: Edit, reference: Portrait | None = None) -> Crop:
+    def edit(self, portrait: Portrait, edit: Edit, reference: Reference | None = None) -> Result:
         """Makes the last sample of an edit of a portrait's face.
 
         Args:
           reference: whose style to take, where the mode needs one.
         """
-        references = {} if reference is None else {reference.name: reference.crop}
+        references = {} if reference is None else {Path(reference.name).stem: reference.crop}
         variant = variants(edit, references)[-1]
-        strengths = draw(edit, variant, references)
-        regions, found = edit.regions, portrait.found
-        if np.ndim(strengths.strength) == np.ndim(strengths.amount) == 0:
-            regions, found = self._as_one_region(edit, found)
-        crops = portrait.crop[None]
-        edited = edit_batch(
-            self._model, edit, regions, self._mesh, crops, found, strengths, confine=True
+        (crop,) = edit_batch(
+            self._model,
+            edit,
+            edit.regions,
+            self._mesh,
+            portrait.crop[None],
+            portrait.found,
+            draw(edit, variant, references),
+            confine=True,
         )
-        return np.asarray(edited)[0]
+        name = f"{Path(portrait.name).stem}_{variant.name}"
+        return Result(name, portrait, edit, reference, np.asarray(crop))
 
     def warm_up(self, enough: threading.Event) -> None:
         """Compiles what visitors will ask for, so that none of them has to wait; until `enough`."""
@@ -108,7 +136,8 @@ class Editor:
         for blend, mode in itertools.product(("local", "paper"), ("style", "structure", "swap")):
             if enough.is_set():
                 return
-            self.edit(portrait, Edit(mode, blend=blend, harmonise=True), portrait)
+            edit = Edit(mode, blend=blend, harmonise=True)
+            self.edit(portrait, edit, Reference(portrait.name, portrait.crop))
 
     def _framed(
         self, name: str, photograph: Photograph, faces: tuple[Face, ...], number: int | None
@@ -122,28 +151,13 @@ class Editor:
         found = jax.tree.map(np.asarray, found)
         return Portrait(name, photograph, faces, number, placement, crop, found)
 
-    def _as_one_region(self, edit: Edit, found: Found) -> tuple[tuple[str, ...], Found]:
-        """The same edit of a single region, the union of those edited.
 
-        One program then serves every choice of regions, where each would need compiling otherwise.
-        A network whose regions have slices of their own disturbs those in structure edits, so that
-        it matters which region it is.
-        """
-        if edit.mode == "structure" and self._model.restyler.config.slices is not None:
-            return edit.regions, found
-        union = np.max(found.masks[..., list(region_indices(edit.regions))], axis=-1)
-        masks = np.zeros_like(found.masks)
-        masks[..., 0] = union
-        return REGION_NAMES[:1], found._replace(masks=masks)
-
-
-def settings(
-    portrait: Portrait, edit: Edit, reference: Portrait | None, checkpoint: str | None
-) -> dict[str, Any]:
-    """What makes this edit again: the flags of `edit.py`, and the command."""
+def settings(result: Result, checkpoint: str | None) -> dict[str, Any]:
+    """What makes a result again: the flags of `edit.py`, and the command."""
+    portrait, edit = result.portrait, result.edit
     flags = {"mode": edit.mode, "regions": ",".join(edit.regions)}
     if MODES[edit.mode].needs_reference:
-        flags |= {"style_reference": reference.name, "amount": _flag(edit.amount)}
+        flags |= {"style_reference": result.reference.name, "amount": _flag(edit.amount)}
     else:
         flags |= {
             "strength": _flag(edit.strength),
@@ -151,7 +165,7 @@ def settings(
             "seed": edit.seed,
         }
     flags |= {"blend": edit.blend, "harmonise": edit.harmonise}
-    flags |= {"align": "off"} if portrait.number is None else {"face": portrait.number}
+    flags |= {"align": "middle"} if portrait.number is None else {"face": portrait.number}
     if checkpoint is not None:
         flags["checkpoint"] = checkpoint
     words = ["python", "edit.py", portrait.name, *(f"--{k}={v}" for k, v in flags.items())]

@@ -57,6 +57,7 @@ def serve(
       samples: pictures to try the page on.
 
     Raises:
+      ValueError: an IPv6 address.
       OSError: the port is taken, or the address is not this computer's.
     """
     editor = Editor(model)
@@ -185,8 +186,9 @@ def _in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
+    if ":" in host:
+        raise ValueError(f"host {host}: expected an IPv4 address or a name, such as 127.0.0.1")
+    with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))

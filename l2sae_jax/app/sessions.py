@@ -1,5 +1,6 @@
 """Who has which photograph open, and for how long it is kept."""
 
+import contextlib
 import secrets
 import shutil
 import threading
@@ -10,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from l2sae_jax.app.portraits import Crop, Portrait
+from l2sae_jax.app.portraits import Portrait, Reference, Result
 from l2sae_jax.app.views import Views
 from l2sae_jax.data.images import write_picture
-from l2sae_jax.variants import Edit
 
 IDLE_SECONDS = 3600
 UPLOAD_SECONDS = 60  # long enough to be read; the visitor has the file
 MAX_SESSIONS = 30
+MAX_PIXELS = 500_000_000  # of all photographs in memory, but for those just being opened
 
 _PICTURES_KEPT = 12  # a slow connection may still be fetching the last few
 
@@ -33,9 +34,9 @@ class Session:
       faceless: a photograph without a face, which may yet be edited as it is.
       reference, reference_shown: whose style is taken, and the file that shows it.
       sample: which draw of the noise is shown, from 0.
-      edit, result: what was done last, and the crop it made; None without any.
+      result: what came of the last edit; None without any.
       seen: when the visitor last did something, by the monotonic clock.
-      at_work: one edit is made after the other.
+      at_work: held by whoever changes the session: one thing is done after the other.
     """
 
     token: str
@@ -44,25 +45,30 @@ class Session:
     views: Views | None = None
     before: Path | None = None
     faceless: Portrait | None = None
-    reference: Portrait | None = None
+    reference: Reference | None = None
     reference_shown: Path | None = None
     sample: int = 0
-    edit: Edit | None = None
-    result: Crop | None = None
+    result: Result | None = None
     seen: float = field(default_factory=time.monotonic)
     at_work: threading.Lock = field(default_factory=threading.Lock)
     _shown: list[Path] = field(default_factory=list)
+
+    @property
+    def pixels_held(self) -> int:
+        """How many pixels its photographs have."""
+        held = [p.photograph.pixels for p in (self.portrait, self.faceless) if p is not None]
+        return sum(pixels.shape[0] * pixels.shape[1] for pixels in held)
 
     def show(self, portrait: Portrait) -> None:
         """Starts anew with a portrait."""
         self.portrait, self.views, self.faceless = portrait, Views(portrait), None
         self.before = self._file(self.views.photograph.pixels, portrait)
-        self.sample, self.edit, self.result = 0, None, None
+        self.sample, self.result = 0, None
 
-    def take(self, reference: Portrait) -> None:
-        """Takes a portrait as the one whose style is copied."""
-        self.reference = reference
-        self.reference_shown = self._file(Views(reference).close_up.pixels, reference)
+    def take(self, portrait: Portrait) -> None:
+        """Takes a portrait's face as the one whose style is copied."""
+        self.reference_shown = self._file(Views(portrait).close_up.pixels, portrait)
+        self.reference = Reference(portrait.name, portrait.crop)
 
     def picture(self, pixels: UInt8[np.ndarray, "h w 3"]) -> Path:
         """A new file of a picture, in the photograph's colours; later ones take its place."""
@@ -92,7 +98,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Session:
-        """The session of this name, a new one if it is not known; of too many the idlest ends."""
+        """The session of this name, a new one if it is not known; of too many the idlest end."""
         with self._lock:
             session = self._sessions.pop(name, None)
             if session is None:
@@ -101,7 +107,7 @@ class Sessions:
                 session.folder.mkdir()
             session.seen = time.monotonic()
             self._sessions[name] = session  # the most recent one is last
-            while len(self._sessions) > MAX_SESSIONS:
+            while self._are_too_many():
                 self._end(next(iter(self._sessions)))
         return session
 
@@ -117,14 +123,19 @@ class Sessions:
 
     def sweep(self) -> None:
         """Ends idle sessions, and deletes old uploads."""
+        found = set(self._folder.iterdir())  # before sessions are: no folder of a newer one
         with self._lock:
             oldest = time.monotonic() - IDLE_SECONDS
             for name in [n for n, session in self._sessions.items() if session.seen < oldest]:
                 self._end(name)
             folders = {session.folder for session in self._sessions.values()}
         oldest = time.time() - UPLOAD_SECONDS
-        for path in set(self._folder.iterdir()) - folders - self._kept:
+        for path in found - folders - self._kept:
             _delete_older(path, oldest)
+
+    def _are_too_many(self) -> bool:
+        pixels = sum(session.pixels_held for session in self._sessions.values())
+        return len(self._sessions) > MAX_SESSIONS or pixels > MAX_PIXELS
 
     def _end(self, name: str) -> None:
         session = self._sessions.pop(name, None)
@@ -133,9 +144,9 @@ class Sessions:
 
 
 def _delete_older(path: Path, oldest: float) -> None:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    for file in files:
-        if file.stat().st_mtime < oldest:
-            file.unlink(missing_ok=True)
-    if path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
+    """Deletes a file, or a folder with what is in it, as far as it is that old."""
+    with contextlib.suppress(OSError):  # it is gone already, or a folder and still holds something
+        for inside in path.iterdir() if path.is_dir() else ():
+            _delete_older(inside, oldest)
+        if path.stat().st_mtime < oldest:
+            path.rmdir() if path.is_dir() else path.unlink()

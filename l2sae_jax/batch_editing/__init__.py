@@ -4,6 +4,7 @@
 `shots`           a photograph read, and the faces in it cropped
 `running`         batches of faces through the model, one photograph's results after the other
 `results`         what is written of a photograph
+`sheets`          what pages show of every face
 `manifest`        what was done, so that it can be done again, or gone on with
 `contact_sheet`   many small pictures on a page
 """

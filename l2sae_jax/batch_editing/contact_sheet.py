@@ -1,6 +1,7 @@
 """Contact sheets and figures: many small pictures, on as many pages as they need."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,15 @@ class Cell(NamedTuple):
 
     picture: UInt8[np.ndarray, "H W 3"]
     caption: str
+
+
+def remove_pages(folder: Path, pages: Mapping[str, int]) -> None:
+    """Removes the pages of an earlier run, but as many of each sheet as `pages` says."""
+    for name in (SHEET, FIGURE):
+        for file in folder.glob(f"{name}*.png"):
+            number = re.fullmatch(rf"{name}(?:_([0-9]+))?\.png", file.name)
+            if number and int(number[1] or 1) > pages.get(name, 0):
+                file.unlink()
 
 
 class ContactSheet:

@@ -4,6 +4,7 @@ The file is valid JSON after every entry, and each photograph has a line of its 
 interrupted leaves a record of what is complete, which `--resume` goes on from.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -60,10 +61,14 @@ class Manifest:
 
     def add(self, entry: Entry) -> None:
         """Adds what was done to one photograph."""
-        line = b"\n" if self._empty else b",\n"
+        line = (b"\n" if self._empty else b",\n") + json.dumps(entry).encode() + _END
         with open(self._file, "r+b", buffering=0) as file:
-            file.seek(-len(_END), os.SEEK_END)
-            file.write(line + json.dumps(entry).encode() + _END)
+            end = file.seek(-len(_END), os.SEEK_END)
+            if file.write(line) < len(line):
+                file.truncate(end)
+                file.seek(end)
+                file.write(_END)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._empty = False
 
 

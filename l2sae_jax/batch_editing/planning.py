@@ -17,6 +17,8 @@ Report = Callable[[str], None]
 
 FORMATS = ("png", "jpg", "webp")
 
+_LONGEST_NAME = 90  # bytes, of a photograph and of a reference, where files have 255 in all
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,24 +43,35 @@ class Plan:
         """The file of one variant of the photograph of this name."""
         return f"{name}_{variant.name}.{self.picture_format}"
 
+    def mask_of(self, name: str, region: str) -> str:
+        """The file of one of its regions."""
+        return f"{name}_mask_{region}.png"
+
+    def labels_of(self, name: str) -> str:
+        """The file of its label map."""
+        return f"{name}_labels.png"
+
+    def overlay_of(self, name: str) -> str:
+        """The file of its regions in colours over it."""
+        return f"{name}_overlay.{self.picture_format}"
+
+    def animation_of(self, name: str, regions: Sequence[str], reference: str) -> str:
+        """The file that shows the way to a reference."""
+        return f"{name}_{'-'.join(regions)}_to_{reference}.gif"
+
     def files_of(self, name: str) -> list[Path]:
         """All that is written for the photograph of this name."""
-        made = [f"{name}_mask_{region}.png" for region in self.edit.regions]
+        made = [self.mask_of(name, region) for region in self.edit.regions]
         made += [self.picture_of(name, v) for v in variants(self.edit, self.references)]
         if self.edit.mode == "segment":
-            made += [f"{name}_labels.png", f"{name}_overlay.{self.picture_format}"]
+            made += [self.labels_of(name), self.overlay_of(name)]
         if self.edit.mode == "interpolate":
             made += [
-                animation_of(name, regions, reference)
+                self.animation_of(name, regions, reference)
                 for regions in self.edit.groups
                 for reference in self.references
             ]
         return [self.output / file for file in made]
-
-
-def animation_of(name: str, regions: Sequence[str], reference: str) -> str:
-    """The file that shows the way to a reference."""
-    return f"{name}_{'-'.join(regions)}_to_{reference}.gif"
 
 
 def plan(
@@ -123,9 +136,9 @@ def _pictures(path: str, output: Path) -> list[Path]:
 def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     """Paths by their stem; where others share it, by folder, suffix or number as well."""
     schemes = (
-        lambda path: path.stem,
-        lambda path: f"{path.absolute().parent.name}-{path.stem}",
-        lambda path: f"{path.stem}-{path.suffix[1:]}",
+        lambda path: _short(path.stem),
+        lambda path: _short(f"{path.absolute().parent.name}-{path.stem}"),
+        lambda path: f"{_short(path.stem)}-{path.suffix[1:]}",
     )
     # Some file systems do not tell upper from lower case.
     uses = [Counter(scheme(path).casefold() for path in paths) for scheme in schemes]
@@ -134,11 +147,16 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         names = [scheme(path) for scheme in schemes]
         unique = [name for name, use in zip(names, uses, strict=True) if use[name.casefold()] == 1]
-        numbered = (f"{path.stem}-{number}" for number in itertools.count(2))
+        numbered = (f"{_short(path.stem)}-{number}" for number in itertools.count(2))
         name = next(n for n in itertools.chain(unique, numbered) if n.casefold() not in taken)
         taken.add(name.casefold())
         named[name] = path
     return named
+
+
+def _short(name: str) -> str:
+    """As much of a name as leaves room, in a file's, for all that is put after it."""
+    return name.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def _check_results(found: Plan) -> None:

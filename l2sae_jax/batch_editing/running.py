@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +13,25 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from l2sae_jax.batch_editing.manifest import Entry, Manifest, earlier_entries, fingerprint
+from l2sae_jax.batch_editing.contact_sheet import remove_pages
+from l2sae_jax.batch_editing.manifest import (
+    MANIFEST,
+    Entry,
+    Manifest,
+    earlier_entries,
+    fingerprint,
+)
 from l2sae_jax.batch_editing.planning import Plan, Report
 from l2sae_jax.batch_editing.results import EditedFace, ResultWriter
+from l2sae_jax.batch_editing.sheets import Sheets
 from l2sae_jax.batch_editing.shots import Crop, Shot, is_unchanged, read_shots
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import make_mesh, shard_rows, whole
-from l2sae_jax.variants import Draw, Edit, check, draw, edit_batch, find_regions, variants
+from l2sae_jax.variants import Draw, Edit, Found, check, draw, edit_batch, find_regions, variants
 
-# Of the photographs of a batch together: 600 MB of memory.
-_MOST_PIXELS = 200_000_000
+# Of the photographs of a batch together. Two more may be in memory: the last one written, and the
+# first of the next batch.
+_MOST_PIXELS = 100_000_000
 
 
 class Tally(NamedTuple):
@@ -61,18 +71,9 @@ def run(
     batch_size = -(-batch_size // mesh.size) * mesh.size
     check(model, edit, mesh, batch_size)
     _make_folder(plan.output)
-    reference_shots = list(
-        read_shots(
-            plan.references,
-            replace(plan.cropping, face="largest"),
-            size,
-            model.framing,
-            lambda path, line: report(f"skipped {line}"),
-        )
-    )
+    reference_shots = _read_references(plan, model, report)
+    plan = replace(plan, references={shot.name: shot.path for shot in reference_shots})
     references = {shot.name: shot.crops[0].pixels for shot in reference_shots}
-    if plan.references and not references:
-        raise ValueError("no style reference can be read")
     chosen = variants(edit, references)
     draws = [(variant.regions, draw(edit, variant, references)) for variant in chosen]
     header = dict(about or {}) | _header(plan, model, reference_shots)
@@ -82,8 +83,11 @@ def run(
     model = jax.device_put(model, whole(mesh))
     edited = 0
     try:
+        if (plan.output / MANIFEST).exists():
+            remove_pages(plan.output, _pages(done))
         manifest = Manifest(plan.output, header, done)
-        writer = ResultWriter(plan, chosen, references, size, manifest, _pages(done))
+        sheets = Sheets(plan, chosen, references, size, _pages(done))
+        writer = ResultWriter(plan, chosen, sheets, manifest)
         with tqdm(total=len(photos), unit="image", dynamic_ncols=True) as bar:
 
             def skipped(path: Path, line: str) -> None:
@@ -107,11 +111,28 @@ def run(
     return Tally(edited, len(done))
 
 
+def _read_references(plan: Plan, model: L2SAE, report: Report) -> list[Shot]:
+    cropping = replace(plan.cropping, face="largest")
+    found = list(
+        read_shots(
+            plan.references,
+            cropping,
+            model.image_size,
+            model.framing,
+            lambda path, line: report(f"skipped {line}"),
+        )
+    )
+    if plan.references and not found:
+        raise ValueError("no style reference can be read")
+    return found
+
+
 def _header(plan: Plan, model: L2SAE, references: Sequence[Shot]) -> dict[str, Any]:
     """What every result depends on."""
     return {
         "edit": asdict(plan.edit),
-        "photographs": asdict(plan.cropping) | {"written_as": plan.picture_format},
+        "photographs": asdict(plan.cropping),
+        "written": {"format": plan.picture_format, "grid": plan.grid},
         "model": {
             "sha256": fingerprint(model),
             "image_size": model.image_size,
@@ -159,11 +180,9 @@ def _edited_shots(
     batch_size: int,
 ) -> Iterator[tuple[Shot, list[EditedFace]]]:
     """Photographs with their faces edited; a batch may hold faces of several, and the reverse."""
-    edited = (
-        pair
-        for batch in _batches(shots, batch_size)
-        for pair in _edit_all(model, edit, mesh, batch, draws, batch_size)
-    )
+    # Nothing here holds a batch while the next one is read.
+    edit_all = partial(_edit_all, model, edit, mesh, draws, batch_size)
+    edited = itertools.chain.from_iterable(map(edit_all, _batches(shots, batch_size)))
     for _, pairs in itertools.groupby(edited, key=lambda pair: pair[0].name):
         pairs = list(pairs)
         yield pairs[0][0], [face for _, face in pairs]
@@ -191,17 +210,21 @@ def _edit_all(
     model: L2SAE,
     edit: Edit,
     mesh: Mesh,
-    batch: Sequence[tuple[Shot, Crop]],
     draws: Sequence[tuple[tuple[str, ...], Draw]],
     batch_size: int,
+    batch: Sequence[tuple[Shot, Crop]],
 ) -> Iterator[tuple[Shot, EditedFace]]:
     """For each face its regions, and a picture for each pair of regions and draw."""
-    crops = [crop.pixels for _, crop in batch]
-    filled = np.stack(crops + crops[-1:] * (batch_size - len(crops)))
+    crops = [crop for _, crop in batch]
+    crops += crops[-1:] * (batch_size - len(crops))
     confine = batch[0][0].photograph is not None  # put back, it must not change what is round it
     try:
-        filled = shard_rows(filled, mesh)  # once, not for every variant
+        # Once, not for every variant.
+        filled = shard_rows(np.stack([crop.pixels for crop in crops]), mesh)
         found = find_regions(model, edit, mesh, filled)
+        if found is not None:
+            own = shard_rows(np.stack([crop.own for crop in crops]), mesh)
+            found = Found(found.masks * own[..., None], found.labels * own)
         pictures = [
             jax.device_get(edit_batch(model, edit, regions, mesh, filled, found, draw, confine))
             for regions, draw in draws

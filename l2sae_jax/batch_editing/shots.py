@@ -10,11 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from l2sae_jax.data.alignment import Placement, central_square, take
+from l2sae_jax.data.alignment import Placement, central_square, own_parts, take
 from l2sae_jax.data.faces import locate
 from l2sae_jax.data.images import Photograph, decode_photograph, read_file
 
 Picture = UInt8[np.ndarray, "H W 3"]
+
+
+ALIGNMENTS = ("auto", "middle", "off")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Cropping:
 
     Attributes:
       align: "auto" finds faces, aligns them as FFHQ does, and puts edits back into the photograph;
-        "off" takes the central square for a crop of one upright face, and results are such crops.
+        "middle" takes the central square for the face, and puts edits back; "off" takes it for a
+        crop of one upright face, and results are such crops.
       face: with "auto", which faces: "largest", "all", or the number of one from the left, from 1;
         of a style reference it is always the largest.
 
@@ -35,8 +39,8 @@ class Cropping:
     face: str | int = "largest"
 
     def __post_init__(self):
-        if self.align not in ("auto", "off"):
-            raise ValueError(f"unknown align {self.align!r}: choose from auto, off")
+        if self.align not in ALIGNMENTS:
+            raise ValueError(f"unknown align {self.align!r}: choose from {', '.join(ALIGNMENTS)}")
         if self.face in ("largest", "all") or (isinstance(self.face, int) and self.face >= 1):
             return
         raise ValueError(f"face {self.face}: expected largest, all, or a number from 1 up")
@@ -46,10 +50,17 @@ ALIGNED = Cropping()
 
 
 class Crop(NamedTuple):
-    """A face of a photograph as the model sees it."""
+    """A face of a photograph as the model sees it.
+
+    Attributes:
+      pixels: RGB.
+      placement: where in the photograph it lies.
+      own: 1 where no other face of the photograph is nearer, 0 elsewhere.
+    """
 
     pixels: UInt8[np.ndarray, "size size 3"]
     placement: Placement
+    own: UInt8[np.ndarray, "size size"]
 
 
 class Shot(NamedTuple):
@@ -84,17 +95,19 @@ def read_shot(
     """
     data = read_file(path)
     photograph = decode_photograph(data, os.fspath(path))
-    aligned = cropping.align == "auto"
-    if aligned:
+    if cropping.align == "auto":
         try:
             placements = locate(photograph.pixels, cropping.face, *framing)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     else:
         placements = [central_square(*photograph.pixels.shape[:2])]
-    crops = tuple(Crop(take(photograph.pixels, p, size), p) for p in placements)
+    crops = tuple(
+        Crop(take(photograph.pixels, placement, size), placement, own)
+        for placement, own in zip(placements, own_parts(placements, size), strict=True)
+    )
     sha256 = hashlib.sha256(data).hexdigest()
-    return Shot(name, path, sha256, photograph if aligned else None, crops)
+    return Shot(name, path, sha256, None if cropping.align == "off" else photograph, crops)
 
 
 def is_unchanged(path: Path, sha256: str) -> bool:

@@ -5,7 +5,7 @@ middle of the first pixel at (0.5, 0.5). The same holds within a crop.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,19 @@ def ffhq_placement(
     right *= max(2.0 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth)) / length
     x, y = eyes + 0.1 * eye_to_mouth - 2 * raised * _turned(right)
     return Placement(float(x), float(y), float(side * right[0]), float(side * right[1]))
+
+
+def own_parts(placements: Sequence[Placement], size: int) -> list[UInt8[np.ndarray, "size size"]]:
+    """Of crops of one photograph, 1 where their own centre is the nearest, for its size; else 0."""
+    if len(placements) == 1:
+        return [np.ones((size, size), np.uint8)]
+    grid = np.stack(np.meshgrid(*[np.arange(size) + 0.5] * 2), axis=-1).reshape(-1, 2)
+    parts = []
+    for i, placement in enumerate(placements):
+        points = to_photograph(grid, placement, size)
+        away = [np.hypot(*(points - (p.x, p.y)).T) / p.side for p in placements]
+        parts.append((np.argmin(away, axis=0) == i).reshape(size, size).astype(np.uint8))
+    return parts
 
 
 def take(

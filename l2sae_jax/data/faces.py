@@ -7,7 +7,7 @@ import importlib
 import math
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -85,18 +85,23 @@ def locate(
     numbered = isinstance(face, int) and face >= 1
     if not numbered and face not in ("largest", "all"):
         raise ValueError(f"face {face} is neither largest nor all nor a number from 1")
-    found = [ffhq_placement(one.landmarks, side, raised) for one in find_faces(pixels)]
-    if not found:
+    faces = find_faces(pixels)
+    if not faces:
         height, width = pixels.shape[:2]
         raise NoFace(
             f"no face found in {width}x{height} pixels: try a larger or upright picture, "
             "or --align=off if it is a crop of one face already"
         )
-    if numbered and face > len(found):
-        raise NoFace(f"no face {face}: {len(found)} found, counted from the left")
-    if face == "all":
-        return found
-    return [found[face - 1] if numbered else max(found, key=lambda placement: placement.side)]
+    if numbered and face > len(faces):
+        raise NoFace(f"no face {face}: {len(faces)} found, counted from the left")
+    if face != "all":
+        faces = [faces[(face if numbered else largest(faces)) - 1]]
+    return [ffhq_placement(one.landmarks, side, raised) for one in faces]
+
+
+def largest(faces: Sequence[Face]) -> int:
+    """The number, from 1, of the face with the largest square round it, however it is turned."""
+    return int(np.argmax([ffhq_placement(face.landmarks).side for face in faces])) + 1
 
 
 def find_faces(pixels: UInt8[np.ndarray, "H W 3"]) -> list[Face]:

@@ -228,7 +228,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 def _write(path: str | os.PathLike, image: Image.Image, **options: Any) -> None:
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         image.save(partial, **options)
         os.replace(partial, path)

@@ -1,6 +1,10 @@
 """A run: photographs with their faces edited, a record of it, and going on where it stopped."""
 
 import json
+import os
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -10,8 +14,8 @@ import tiny_models
 from PIL import Image, ImageCms
 
 import l2sae_jax as l2
-from l2sae_jax.batch_editing import Cropping, plan, results, run, running, shots
-from l2sae_jax.data.alignment import REACH, Placement, put_back, take
+from l2sae_jax.batch_editing import Cropping, plan, results, run, running, sheets, shots
+from l2sae_jax.data.alignment import REACH, Placement, own_parts, put_back, take, to_photograph
 from l2sae_jax.data.faces import NoFace
 from l2sae_jax.data.images import Photograph
 from l2sae_jax.data.synthetic import SyntheticFaces
@@ -189,6 +193,34 @@ def test_a_picture_too_large_for_its_format_loses_nothing_but_itself(here, model
     assert said == ["skipped out/a_hair_s0.png: too large for this format"]
 
 
+def test_faces_that_overlap_share_no_pixel(here, model):
+    apart = PLACES["two"]
+    near = [apart[0], Placement(apart[0].x + 10.0, apart[0].y, 14.0, 0.0)]
+    parts = own_parts(near, SIZE)
+    points = [
+        {tuple(p) for p in to_photograph(np.argwhere(part > 0)[:, ::-1] + 0.5, place, SIZE).round()}
+        for part, place in zip(parts, near, strict=True)
+    ]
+    assert all(points) and len(points[0] & points[1]) < 0.2 * min(map(len, points))
+    assert all(part.all() for part in own_parts(apart, SIZE))
+
+
+def test_the_middle_is_taken_for_the_face(here, model):
+    before = save("two.png", "two")
+    edit_photos(model, ["two.png"], cropping=Cropping("middle"))
+    after = pixels_of("out/two_hair_s0.png")
+    assert after.shape == before.shape and (after[:, 24:72] != before[:, 24:72]).any()
+    np.testing.assert_array_equal(after[:, :24], before[:, :24])
+
+
+def test_names_that_are_too_long_are_cut(here, model):
+    for letter in "ab":
+        save(f"photos/{'é' * 115}{letter}.png", "one")
+    tally, said = edit_photos(model, ["photos"])
+    assert (tally.edited, said) == (2, [])
+    assert len({entry["name"] for entry in manifest()["images"]}) == 2
+
+
 def test_strength_of_each_region(here, model):
     before = save("one.png", "one")
     strengths = {"lips": 0.2, "hair": 0.9}
@@ -229,7 +261,7 @@ def test_the_manifest_says_what_was_done(here, model):
 def test_the_manifest_is_whole_after_every_photograph(here, model, monkeypatch):
     for i in range(3):
         save(f"photos/{i}.png", "one", i)
-    monkeypatch.setattr(results, "ContactSheet", one_line_a_page)
+    monkeypatch.setattr(sheets, "ContactSheet", one_line_a_page)
     add, seen = running.Manifest.add, []
 
     def watched(self, entry):
@@ -246,7 +278,7 @@ def one_line_a_page(*arguments, **options):
     return original_sheet(*arguments, **options | {"lines": 1})
 
 
-original_sheet = results.ContactSheet
+original_sheet = sheets.ContactSheet
 
 
 @pytest.fixture
@@ -255,7 +287,7 @@ def interrupted(here, model, monkeypatch):
     for i in range(5):
         save(f"photos/{i}.png", "one", i)
     with monkeypatch.context() as patch:
-        patch.setattr(results, "ContactSheet", one_line_a_page)
+        patch.setattr(sheets, "ContactSheet", one_line_a_page)
         edit_photos(model, ["photos"], output="whole")
         write = results.write_picture
 
@@ -267,7 +299,7 @@ def interrupted(here, model, monkeypatch):
         patch.setattr(results, "write_picture", stops)
         with pytest.raises(KeyboardInterrupt):
             edit_photos(model, ["photos"])
-    monkeypatch.setattr(results, "ContactSheet", one_line_a_page)
+    monkeypatch.setattr(sheets, "ContactSheet", one_line_a_page)
     assert [entry["name"] for entry in manifest()["images"]] == ["0", "1"]
     return model
 
@@ -312,6 +344,41 @@ def test_a_damaged_manifest_is_told_in_one_line(interrupted, text):
     assert "\n" not in str(caught.value)
 
 
+def test_an_unreadable_reference_does_not_undo_what_was_done(here, model):
+    save("photos/0.png", "one")
+    save("styles/a.png", "one", 1)
+    Path("styles/b.png").write_bytes(b"no picture")
+    for done in (0, 1):
+        tally, said = edit_photos(model, ["photos"], Edit("swap"), reference="styles", resume=True)
+        assert tally == (1 - done, done) and len(said) == 1
+
+
+def test_pages_of_an_earlier_run_do_not_stay(interrupted):
+    assert {"contact_sheet.png", "contact_sheet_2.png"} <= contents("out").keys()
+    Path("out/contact_sheet_mine.png").write_bytes(b"")
+    edit_photos(interrupted, ["photos/0.png"])
+    pages = {name for name in contents("out") if name.startswith("contact")}
+    assert pages == {"contact_sheet.png", "contact_sheet_mine.png"}
+
+
+def test_a_disk_that_fills_up_leaves_the_manifest_whole(interrupted):
+    before = Path("out/manifest.json").read_bytes()
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from l2sae_jax.batch_editing.manifest import Manifest\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 10},) * 2)\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "manifest = Manifest.__new__(Manifest)\n"
+        "manifest._file, manifest._empty = Path('out/manifest.json'), False\n"
+        "try: manifest.add({'name': 'x' * 100})\n"
+        "except OSError: sys.exit(7)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(l2.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment)
+    assert done.returncode == 7
+    assert Path("out/manifest.json").read_bytes() == before
+
+
 def test_nothing_to_go_on_from_is_a_run_from_the_start(here, model):
     save("one.png", "one")
     tally, _ = edit_photos(model, ["one.png"], resume=True)
@@ -322,7 +389,8 @@ def test_nothing_to_go_on_from_is_a_run_from_the_start(here, model):
 
 
 def shot(name: str, pixels: int, faces: int = 1) -> shots.Shot:
-    crop = shots.Crop(np.zeros((SIZE, SIZE, 3), np.uint8), PLACES["one"][0])
+    pixels_of_it = np.zeros((SIZE, SIZE, 3), np.uint8)
+    crop = shots.Crop(pixels_of_it, PLACES["one"][0], np.ones((SIZE, SIZE), np.uint8))
     whole = Photograph(np.broadcast_to(np.uint8(0), (1, pixels, 3)), None)
     return shots.Shot(name, Path(name), "", whole, (crop,) * faces)
 
@@ -332,6 +400,30 @@ def test_large_photographs_make_small_batches(monkeypatch):
     stream = iter([shot("a", 60), shot("b", 30), shot("c", 30, 3), shot("d", 500), shot("e", 1)])
     found = [[s.name for s, _ in batch] for batch in running._batches(stream, 4)]
     assert found == [["a", "b"], ["c", "c", "c"], ["d"], ["e"]]
+
+
+def test_batches_are_let_go_of_before_the_next_is_read(model, monkeypatch):
+    monkeypatch.setattr(running, "_MOST_PIXELS", 100)
+    alive, most = [], []
+
+    def stream():
+        for i in range(12):
+            one = shot(str(i), 50)
+            pixels = np.zeros((1, 50, 3), np.uint8)
+            alive.append(weakref.ref(pixels))
+            yield one._replace(photograph=Photograph(pixels, None))
+            del one, pixels
+            most.append(sum(found() is not None for found in alive))
+
+    mesh = running.make_mesh(jax.local_devices())
+    edit = Edit("reconstruct")
+    for _ in running._edited_shots(model, edit, mesh, stream(), [((), draw_of(edit))], 4):
+        pass
+    assert max(most) <= 4  # two of a batch, the last one written, and the next
+
+
+def draw_of(edit):
+    return running.draw(edit, running.variants(edit)[0], {})
 
 
 def test_batches_are_full_where_photographs_are_small():
