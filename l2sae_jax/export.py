@@ -14,7 +14,6 @@ no further argument that says which it runs on.
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ from l2sae_jax.matting import Blend
 from l2sae_jax.model import L2SAE, check_model
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import region_indices
+from l2sae_jax.whole_files import replacing
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -183,8 +183,13 @@ def write_exported(
         "inputs": [_described(name, array) for name, array in inputs],
         "output": _described("edited", *exported.out_avals),
     }
-    _replace(path, data)
-    _replace(path.with_name(f"{path.name}.json"), f"{json.dumps(about, indent=2)}\n".encode())
+    try:
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+        with replacing(path.with_name(f"{path.name}.json")) as partial:
+            partial.write_text(f"{json.dumps(about, indent=2)}\n")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _check_known(what: str, name: str, known: Iterable[str]) -> None:
@@ -195,14 +200,3 @@ def _check_known(what: str, name: str, known: Iterable[str]) -> None:
 def _described(name: str, array: jax.core.ShapedArray) -> dict[str, Any]:
     shape = [size if isinstance(size, int) else str(size) for size in array.shape]
     return {"name": name, "dtype": str(array.dtype), "shape": shape, "meaning": _MEANINGS[name]}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """`edit.py`: which files come of which flags, and what is said where nothing can."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -339,6 +340,26 @@ def test_unreadable_files_are_reported_and_skipped(here, model, capsys):
     assert "Edited 3, skipped 3" in said.out
 
 
+def test_an_edit_is_exported_for_other_programs(here, model, capsys):
+    arguments = ["--regions=hair,lips", "--strength=hair=0.5,lips=0.2", "--harmonise"]
+    told = ["edit.py", f"--checkpoint={model}", "--export=out.exported"]
+    assert program.main([*told, *arguments]) == 0
+    about = json.loads(Path("out.exported.json").read_text())
+    assert about["regions"] == ["hair", "lips"] and about["harmonise"]
+    assert [array["shape"] for array in about["inputs"]][-1] == [2]
+    assert Path("out.exported").stat().st_size > 1000
+    refused = (["photos"], ["--samples=2"], ["--align=off"], ["--mode=segment"])
+    for arguments in refused:
+        assert program.main([*told, *arguments]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [error.partition("edit.py: error: ")[2][:28] for error in errors] == [
+        "--export takes no photograph",
+        "--export takes no --samples,",
+        "--export takes no --align, o",
+        "no export for mode 'segment'",
+    ]
+
+
 # ---------------------------------------------------------------------------------------------
 # What is refused, before anything is written.
 
@@ -355,7 +376,7 @@ def test_unreadable_files_are_reported_and_skipped(here, model, capsys):
         (["photos", "--regions=hair,hair"], "a region is named twice"),
         (["photos", "--mode=stile"], "flag --mode=stile: value should be one of"),
         (["photos", "--blend=soft"], "flag --blend=soft: value should be one of"),
-        (["photos", "--samples=0"], "samples 0: expected 1 or more"),
+        (["photos", "--samples=0"], "samples 0: expected a number from 1 to 1000"),
         (["photos", "--samples=two"], "flag --samples=two"),
         (["photos", "--strength=much"], "strength 'much': expected a number, or as hair=0.8,lips"),
         (["photos", "--strength=hair=0.1,hair=0.2"], "strength 'hair=0.1,hair=0.2': expected"),
@@ -373,10 +394,10 @@ def test_unreadable_files_are_reported_and_skipped(here, model, capsys):
         (["photos", "--strength=-1"], "strength -1.0: expected a number from 0 up"),
         (["photos", "--strength=inf"], "strength inf: expected a number from 0 up"),
         (["photos", "--style_reference=references", "--amount=nan"], "amount nan: expected"),
-        (["photos", "--seed=-1"], "seed -1: expected 0 or more"),
+        (["photos", "--seed=-1"], "seed -1: expected a number from 0 to"),
         (["photos", "--seed=99999999999"], "seed 99999999999: expected"),
         (["photos", "--batch_size=0"], "flag --batch_size=0: "),
-        (["photos", "--frames=1"], "frames 1: expected 2 or more"),
+        (["photos", "--frames=1"], "frames 1: expected a number from 2 to 1000"),
         (["photos", "--style_reference=missing.png"], "missing.png: no such file or folder"),
         (["photos", "--style_reference=empty"], "empty: no pictures"),
         (["photos", "--mode=swap"], "mode swap needs a style_reference: a picture or a folder"),

@@ -72,7 +72,8 @@ def test_a_process_without_this_package_gets_its_pixels(model, tmp_path):
 
 @pytest.mark.parametrize("mode", ["structure", "swap"])
 def test_other_modes_have_the_pixels_of_their_functions(model, mode):
-    exported = export_edit(model, mode, ("hair",), size=SIZE, platforms=("cpu",))
+    how = {"harmonise": mode == "swap"}
+    exported = export_edit(model, mode, ("hair",), size=SIZE, platforms=("cpu",), **how)
     figure = np.float32(0.4)
     if mode == "structure":
         found = exported.call(PIXELS, np.tile(KEYS[:1], (3, 1)), figure)
@@ -80,7 +81,7 @@ def test_other_modes_have_the_pixels_of_their_functions(model, mode):
     else:
         found = exported.call(PIXELS, PIXELS[::-1], figure)
         images = to_images(PIXELS)
-        expected = l2.swap(model, images, images[::-1], ("hair",), figure)
+        expected = l2.swap(model, images, images[::-1], ("hair",), figure, **how)
     assert_same_pixels(np.asarray(found), to_pixels(expected))
 
 
@@ -144,8 +145,8 @@ def test_what_cannot_be_written_leaves_nothing_behind(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "sketch"}, "unknown mode 'sketch': choose from style, structure, swap"),
-        ({"platforms": ("gpu",)}, "unknown platform 'gpu': choose from cpu, cuda, rocm, tpu"),
+        ({"mode": "sketch"}, "no export for mode 'sketch': choose from style, structure, swap"),
+        ({"platforms": ("gpu",)}, "no export for platform 'gpu': choose from cpu, cuda, rocm, tpu"),
         ({"regions": ("hare",)}, "unknown region 'hare': choose from .*"),
         ({"regions": "hair"}, "regions must be a tuple of names .*"),
         ({"blend": "soft"}, "unknown blend 'soft': choose from paper, local"),

@@ -77,9 +77,7 @@ class Result(NamedTuple):
     def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
         """The whole photograph, its face edited."""
         portrait = self.portrait
-        return put_back(
-            portrait.photograph.pixels, portrait.placement, portrait.crop, self.crop
-        )
+        return put_back(portrait.photograph.pixels, portrait.placement, portrait.crop, self.crop)
 
 
 class Editor:
@@ -95,7 +93,7 @@ class Editor:
         _ = model.restyler, model.segmenter  # or what they raise
 
     def portrait(self, name: str, photograph: Photograph) -> Portrait:
-        """Finds the faces of a photograph, and the regions of the largest; without any, of its middle.
+        """Finds the faces of a photograph, and the regions of the largest; else of the middle.
 
         Raises:
           ValueError: the detector is not installed.

@@ -30,7 +30,7 @@ class Session:
     Attributes:
       token: names the session's folder and results; nobody else can guess it.
       folder: holds the pictures that the page shows.
-      portrait, views, before: the photograph, if there is one yet, and the file that shows it.
+      views, before: of the photograph, if there is one yet, and the file that shows it.
       faceless: a photograph without a face, which may yet be edited as it is.
       reference, reference_shown: whose style is taken, and the file that shows it.
       sample: which draw of the noise is shown, from 0.
@@ -41,7 +41,6 @@ class Session:
 
     token: str
     folder: Path
-    portrait: Portrait | None = None
     views: Views | None = None
     before: Path | None = None
     faceless: Portrait | None = None
@@ -54,6 +53,11 @@ class Session:
     _shown: list[Path] = field(default_factory=list)
 
     @property
+    def portrait(self) -> Portrait | None:
+        """The photograph and its face, if there is one yet."""
+        return self.views and self.views.portrait
+
+    @property
     def pixels_held(self) -> int:
         """How many pixels its photographs have."""
         held = [p.photograph.pixels for p in (self.portrait, self.faceless) if p is not None]
@@ -61,9 +65,9 @@ class Session:
 
     def show(self, portrait: Portrait) -> None:
         """Starts anew with a portrait."""
-        self.portrait, self.views, self.faceless = portrait, Views(portrait), None
-        self.before = self._file(self.views.photograph.pixels, portrait)
-        self.sample, self.result = 0, None
+        views = Views(portrait)
+        self.before = self._file(views.photograph.pixels, portrait)
+        self.views, self.faceless, self.sample, self.result = views, None, 0, None
 
     def take(self, portrait: Portrait) -> None:
         """Takes a portrait's face as the one whose style is copied."""

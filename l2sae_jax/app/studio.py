@@ -1,13 +1,18 @@
 """What visitors of the page do, and what they see then."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from l2sae_jax.app.portraits import Editor, Portrait, settings
+from l2sae_jax.app.portraits import Editor, Portrait, Result, settings
 from l2sae_jax.app.sessions import Session, Sessions
 from l2sae_jax.data.images import decode_photograph, write_picture
 from l2sae_jax.regions import REGION_NAMES
-from l2sae_jax.variants import MODES, Edit, variants
+from l2sae_jax.variants import MODES, Edit
+
+_LOST = "The photograph is no longer here: choose it again."
+_CHOOSE = "Choose what to change: press on the hair, the skin, the nose, the eyes or the lips."
 
 
 class Wish(NamedTuple):
@@ -75,6 +80,9 @@ class Scene(NamedTuple):
     reference: Path | None = None
 
 
+_Outcome = tuple[Wish, str]  # what is wished for then, and what the visitor is told
+
+
 class Studio:
     """The page's doings, for any number of visitors; each is told by the name of a session.
 
@@ -89,84 +97,37 @@ class Studio:
 
     def open(self, visitor: str, file: str | Path, wish: Wish) -> Scene:
         """Takes a photograph, and finds its faces."""
-        session = self._sessions.of(visitor)
-        try:
-            portrait = self._read(file)
-        except ValueError as error:
-            return _scene(session, wish, str(error), failed=True)
-        if portrait.number is None:
-            session.faceless = portrait
-            message = (
-                f"No face found in {portrait.name}. Choose a photograph where it is larger and "
-                "upright; or, if this is a close-up of one, use it as it is."
-            )
-            return _scene(session, wish, message, failed=True)
-        return self._show(session, portrait)
+        return self._act(visitor, wish, lambda session: self._open(session, file))
 
     def use_middle(self, visitor: str, wish: Wish) -> Scene:
         """Takes the photograph without a face as a picture of one."""
-        session = self._sessions.of(visitor)
-        if session.faceless is None:
-            return _scene(session, wish, _LOST, failed=True)
-        return self._show(session, session.faceless)
+        return self._act(visitor, wish, lambda session: _show(session, session.faceless))
 
     def choose_face(self, visitor: str, number: int, wish: Wish) -> Scene:
         """Edits another face of the photograph."""
-        session = self._sessions.of(visitor)
-        if session.portrait is None:
-            return _scene(session, wish, _LOST, failed=True)
-        return self._show(session, self._editor.at_face(session.portrait, number))
+        return self._act(visitor, wish, lambda session: self._choose_face(session, number))
 
     def press_photograph(self, visitor: str, x: int, y: int, wish: Wish) -> Scene:
         """Chooses the region at a pixel of the photograph, or leaves it out; or another face."""
-        session = self._sessions.of(visitor)
-        if session.portrait is None:
-            return _scene(session, wish, _LOST, failed=True)
-        region = session.views.photograph.region_at(x, y)
-        number = session.views.face_at(x, y)
-        if region is None and number not in (None, session.portrait.number):
+        views = self._sessions.of(visitor).views
+        region = views and views.photograph.region_at(x, y)
+        number = views and views.face_at(x, y)
+        if region is None and number and number != views.portrait.number:
             return self.choose_face(visitor, number, wish)
         return self.edit(visitor, _toggled(wish, region))
 
     def press_face(self, visitor: str, x: int, y: int, wish: Wish) -> Scene:
         """Chooses the region at a pixel of the close-up, or leaves it out."""
-        session = self._sessions.of(visitor)
-        if session.portrait is None:
-            return _scene(session, wish, _LOST, failed=True)
-        return self.edit(visitor, _toggled(wish, session.views.close_up.region_at(x, y)))
+        views = self._sessions.of(visitor).views
+        return self.edit(visitor, _toggled(wish, views and views.close_up.region_at(x, y)))
 
     def take_style(self, visitor: str, file: str | Path, wish: Wish) -> Scene:
         """Takes a photograph as the one whose style is to be copied."""
-        session = self._sessions.of(visitor)
-        try:
-            reference = self._read(file)
-        except ValueError as error:
-            return _scene(session, wish, str(error), failed=True)
-        if reference.number is None:
-            return _scene(session, wish, f"No face found in {reference.name}.", failed=True)
-        session.take(reference)
-        return self.edit(visitor, wish)
+        return self._act(visitor, wish, lambda session: self._take_style(session, file, wish))
 
     def edit(self, visitor: str, wish: Wish, step: int = 0) -> Scene:
         """Does what the controls say; `step` samples further, or back."""
-        session = self._sessions.of(visitor)
-        if session.portrait is None:
-            return _scene(session, wish, _LOST, failed=True)
-        with session.at_work:
-            session.sample = max(0, session.sample + step)
-            if not wish.regions:
-                session.edit = session.result = None
-                return _scene(session, wish, _CHOOSE)
-            if wish.mode == "swap" and session.reference is None:
-                session.edit = session.result = None
-                return _scene(session, wish, "Now add a photograph to copy from.")
-            try:
-                edit = wish.as_edit(session.sample)
-                result = self._editor.edit(session.portrait, edit, session.reference)
-            except ValueError as error:
-                return _scene(session, wish, str(error), failed=True)
-            session.edit, session.result = edit, result
-            return _scene(session, wish, _told(session))
+        return self._act(visitor, wish, lambda session: self._edit(session, wish, step))
 
     def end(self, visitor: str) -> None:
         """Forgets a visitor and what they brought."""
@@ -175,20 +136,65 @@ class Studio:
     def write_result(self, token: str) -> tuple[Path, str] | None:
         """Writes the whole photograph as it was edited last: the file, and what to call it."""
         session = self._sessions.with_token(token)
-        if session is None or session.result is None:
+        result = session and session.result
+        if result is None:
             return None
-        portrait = session.portrait
         path = session.folder / "result.png"
-        write_picture(path, portrait.with_change(session.result), portrait.photograph.icc_profile)
-        return path, f"{_result_name(session)}.png"
+        try:
+            write_picture(path, result.pixels, result.portrait.photograph.icc_profile)
+        except FileNotFoundError:  # the session has ended meanwhile
+            return None
+        return path, f"{result.name}.png"
 
     def settings_of(self, token: str) -> tuple[dict, str] | None:
         """What makes the last edit again, and the name of a file for it."""
         session = self._sessions.with_token(token)
-        if session is None or session.edit is None:
-            return None
-        what = settings(session.portrait, session.edit, session.reference, self._checkpoint)
-        return what, f"{_result_name(session)}.json"
+        result = session and session.result
+        return result and (settings(result, self._checkpoint), f"{result.name}.json")
+
+    def _act(self, visitor: str, wish: Wish, does: Callable[[Session], _Outcome]) -> Scene:
+        """Does something to a session, when nothing else is done to it; says what went wrong."""
+        session = self._sessions.of(visitor)
+        with session.at_work, contextlib.suppress(FileNotFoundError):  # it may end meanwhile
+            try:
+                return _scene(session, *does(session))
+            except ValueError as error:
+                return _scene(session, wish, str(error), failed=True)
+        return Scene(_LOST, failed=True)
+
+    def _open(self, session: Session, file: str | Path) -> _Outcome:
+        portrait = self._read(file)
+        if portrait.number is None:
+            session.faceless = portrait
+            raise ValueError(
+                f"No face found in {portrait.name}. Choose a photograph where it is larger and "
+                "upright; or, if this is a close-up of one, use it as it is."
+            )
+        return _show(session, portrait)
+
+    def _choose_face(self, session: Session, number: int) -> _Outcome:
+        return _show(session, self._editor.at_face(_present(session.portrait), number))
+
+    def _take_style(self, session: Session, file: str | Path, wish: Wish) -> _Outcome:
+        portrait = self._read(file)
+        if portrait.number is None:
+            raise ValueError(f"No face found in {portrait.name}.")
+        session.take(portrait)
+        return self._edit(session, wish)
+
+    def _edit(self, session: Session, wish: Wish, step: int = 0) -> _Outcome:
+        portrait = _present(session.portrait)
+        session.sample = max(0, session.sample + step)
+        if not wish.regions:
+            session.result = None
+            return wish, _CHOOSE
+        swaps = MODES[wish.mode].needs_reference
+        if swaps and session.reference is None:
+            session.result = None
+            return wish, "Now add a photograph to copy from."
+        edit = wish.as_edit(session.sample)
+        session.result = self._editor.edit(portrait, edit, session.reference if swaps else None)
+        return wish, _told(session.result)
 
     def _read(self, file: str | Path) -> Portrait:
         file = Path(file)
@@ -202,13 +208,16 @@ class Studio:
             raise ValueError(f"{error}. Try a JPEG, PNG or WebP file.") from error
         return self._editor.portrait(file.name, photograph)
 
-    def _show(self, session: Session, portrait: Portrait) -> Scene:
-        session.show(portrait)
-        return _scene(session, Wish(), _CHOOSE)
+
+def _show(session: Session, portrait: Portrait | None) -> _Outcome:
+    session.show(_present(portrait))
+    return Wish(), _CHOOSE
 
 
-_LOST = "The photograph is no longer here: choose it again."
-_CHOOSE = "Choose what to change: press on the hair, the skin, the nose, the eyes or the lips."
+def _present(portrait: Portrait | None) -> Portrait:
+    if portrait is None:
+        raise ValueError(_LOST)
+    return portrait
 
 
 def _toggled(wish: Wish, region: str | None) -> Wish:
@@ -216,22 +225,16 @@ def _toggled(wish: Wish, region: str | None) -> Wish:
     return wish._replace(regions=tuple(name for name in REGION_NAMES if name in chosen))
 
 
-def _told(session: Session) -> str:
-    edit = session.edit
-    regions = " and ".join(", ".join(edit.regions).rsplit(", ", 1))
+def _told(result: Result) -> str:
+    edit = result.edit
+    regions = " and ".join(", ".join(edit.regions).rsplit(", ", 1)).capitalize()
     match edit.mode:
         case "swap":
-            return f"{regions.capitalize()} in the style of {session.reference.name}."
+            return f"{regions} in the style of {result.reference.name}."
         case "structure":
-            return f"{regions.capitalize()} reshaped, sample {session.sample + 1}."
+            return f"{regions} reshaped, sample {edit.samples}."
         case _:
-            return f"{regions.capitalize()} restyled, sample {session.sample + 1}."
-
-
-def _result_name(session: Session) -> str:
-    references = [] if session.edit.mode != "swap" else [Path(session.reference.name).stem]
-    variant = variants(session.edit, references)[-1]
-    return f"{Path(session.portrait.name).stem}_{variant.name}"
+            return f"{regions} restyled, sample {edit.samples}."
 
 
 def _scene(session: Session, wish: Wish, message: str, failed: bool = False) -> Scene:
@@ -241,7 +244,7 @@ def _scene(session: Session, wish: Wish, message: str, failed: bool = False) -> 
     views, portrait = session.views, session.portrait
     compared = None
     if session.result is not None:
-        compared = session.before, session.picture(views.edited(session.result))
+        compared = session.before, session.picture(views.edited(session.result.crop))
     return scene._replace(
         regions=wish.regions,
         found=session.picture(views.found(wish.regions)),

@@ -45,7 +45,7 @@ class Views:
     """What the page shows of a portrait: the photograph, and its face from close by, upright."""
 
     def __init__(self, portrait: Portrait):
-        self._portrait = portrait
+        self.portrait = portrait
         pixels = portrait.photograph.pixels
         longer = max(pixels.shape[:2])
         self._scale = np.clip(longer, *PHOTOGRAPH_PIXELS) / longer
@@ -62,22 +62,22 @@ class Views:
 
     def edited(self, crop: Crop) -> Pixels:
         """The photograph with its face edited."""
-        return put_back(self.photograph.pixels, self._placement, self._portrait.crop, crop)
+        return put_back(self.photograph.pixels, self._placement, self.portrait.crop, crop)
 
     def found(self, chosen: Collection[str]) -> Pixels:
         """The photograph with the faces framed, and in colour the regions of that edited."""
         picture = Image.fromarray(self.photograph.tinted(chosen))
         pen = ImageDraw.Draw(picture)
         _draw_square(pen, self._placement)
-        faces = self._portrait.faces
+        faces = self.portrait.faces
         for number, face in enumerate(faces if len(faces) > 1 else (), start=1):
             box = [self._scale * length for length in face.box]
-            _draw_number(pen, box, number, number == self._portrait.number)
+            _draw_number(pen, box, number, number == self.portrait.number)
         return np.asarray(picture)
 
     def face_at(self, x: int, y: int) -> int | None:
         """The number of the face that a pixel of the photograph is in."""
-        for number, face in enumerate(self._portrait.faces, start=1):
+        for number, face in enumerate(self.portrait.faces, start=1):
             left, top, width, height = (self._scale * length for length in face.box)
             if left <= x < left + width and top <= y < top + height:
                 return number

@@ -4,7 +4,6 @@ import io
 import math
 import os
 import stat
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import ExifTags, Image, ImageCms
+
+from l2sae_jax.whole_files import replacing
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 100_000_000
@@ -227,13 +228,8 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _write(path: str | os.PathLike, image: Image.Image, **options: Any) -> None:
-    path = Path(path)
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
+    with replacing(path) as partial:
         image.save(partial, **options)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _decode(data: bytes, name: str, convert: Callable[[Image.Image], Any]) -> Any:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,14 @@ def visit(server, browser):
     elsewhere = [url for url in asked if not url.startswith((server.url, "data:", "blob:"))]
     assert asked and elsewhere == []
     assert complaints == []
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Waits until something is so."""
+    deadline = time.monotonic() + SECONDS / 1000
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def drop(page, path: Path) -> None:
@@ -206,10 +215,7 @@ def test_every_control_does_something(server, visit):
     seen = [fetched("#download")]
 
     def settings(**expected):
-        deadline = time.monotonic() + 60
-        while not expected.items() <= (found := json.loads(fetched("#settings"))).items():
-            assert time.monotonic() < deadline, (found, expected)
-            time.sleep(0.1)
+        eventually(lambda: expected.items() <= json.loads(fetched("#settings")).items())
         picture = fetched("#download")
         assert picture not in seen
         seen.append(picture)
@@ -315,9 +321,6 @@ def test_nothing_is_kept_of_who_left(server, visit):
     link = page.locator("#download").get_attribute("href")
     assert server.files()
     page.context.close()
-    deadline = time.monotonic() + 30
-    while server.files() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert server.files() == []
+    eventually(lambda: not server.files())
     other = visit()
     assert other.request.get(f"{server.url}/{link}").status == 404

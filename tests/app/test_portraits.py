@@ -3,12 +3,12 @@ import shlex
 import jax
 import numpy as np
 import pytest
-from found_faces import FACES, photograph
+from found_faces import FACES, face, photograph
 from tiny_models import joint_network, separate_networks
 
 import edit as program
 import l2sae_jax as l2
-from l2sae_jax.app.portraits import Editor, settings
+from l2sae_jax.app.portraits import Editor, Reference, Result, settings
 from l2sae_jax.data.alignment import central_square, ffhq_placement, take
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.variants import Edit
@@ -25,6 +25,12 @@ def test_the_largest_face_is_edited(portrait):
     np.testing.assert_array_equal(
         portrait.crop, take(photograph().pixels, portrait.placement, portrait.crop.shape[0])
     )
+
+
+def test_the_largest_face_is_that_of_edit_py_however_it_is_turned(editor, finding):
+    turned = face(110.0, 50.0, 36.0)._replace(box=(80.0, 20.0, 60.0, 60.0))
+    finding([face(40.0, 60.0, 40.0), turned])
+    assert editor.portrait("two.jpg", photograph()).number == 1
 
 
 def test_another_face_can_be_edited(editor, portrait):
@@ -59,25 +65,24 @@ def test_edits_are_those_of_the_library(finding, network, edit):
     model = network()
     editor = Editor(model)
     portrait = editor.portrait("someone.jpg", photograph())
-    images = to_images(portrait.crop[None])
+    images, masks = to_images(portrait.crop[None]), portrait.found.masks / np.float32(255)
     key = jax.random.fold_in(jax.random.key(0), edit.samples - 1)
     does = {"style": l2.edit, "structure": l2.edit_structure}[edit.mode]
-    expected = to_pixels(
-        does(model, images, key, edit.regions, edit.strength, "local", harmonise=edit.harmonise)
-    )
-    made = editor.edit(portrait, edit)
+    how = {"masks": masks, "harmonise": edit.harmonise}
+    expected = to_pixels(does(model, images, key, edit.regions, edit.strength, "local", **how))
+    made = editor.edit(portrait, edit).crop
     assert np.abs(made.astype(int) - np.asarray(expected[0])).max() <= 1
 
 
 def test_each_region_may_have_a_strength(editor, portrait):
-    alone = editor.edit(portrait, Edit("style", ("hair",), strength=0.7))
-    both = Edit("style", ("hair", "lips"), strength={"hair": 0.7, "lips": 0.0})
+    alone = editor.edit(portrait, Edit("style", ("hair",), strength=0.7, blend="local")).crop
+    strengths = {"hair": 0.7, "lips": 0.0}
+    both = Edit("style", ("hair", "lips"), strength=strengths, blend="local")
     only_hair = np.asarray(portrait.found.masks)[0, ..., 0] > 0
     lips = np.asarray(portrait.found.masks)[0, ..., 4] > 0
     far_from_lips = only_hair & ~_dilated(lips)
-    np.testing.assert_allclose(
-        editor.edit(portrait, both)[far_from_lips].astype(int), alone[far_from_lips], atol=1
-    )
+    made = editor.edit(portrait, both).crop.astype(int)
+    np.testing.assert_allclose(made[far_from_lips], alone[far_from_lips], atol=1)
 
 
 def _dilated(mask, pixels=3):
@@ -88,8 +93,8 @@ def _dilated(mask, pixels=3):
 
 
 def test_the_photograph_changes_in_the_square_only(portrait):
-    edited = portrait.with_change(255 - portrait.crop)
-    changed = (edited != photograph().pixels).any(axis=-1)
+    edited = Result("edited", portrait, Edit(), None, 255 - portrait.crop)
+    changed = (edited.pixels != photograph().pixels).any(axis=-1)
     rows, columns = np.nonzero(changed)
     reach = np.hypot(portrait.placement.side, portrait.placement.side) / 2
     assert changed.any()
@@ -105,7 +110,7 @@ def test_the_photograph_changes_in_the_square_only(portrait):
     ids=lambda edit: edit.mode,
 )
 def test_settings_are_a_command_that_edit_py_understands(portrait, edit):
-    told = settings(portrait, edit, portrait, "my models/1")
+    told = told_of(portrait, edit)
     python, name, *arguments = shlex.split(told["command"])
     options = program.define_flags()
     assert (python, name) == ("python", "edit.py")
@@ -119,5 +124,13 @@ def test_settings_are_a_command_that_edit_py_understands(portrait, edit):
 
 def test_settings_of_a_photograph_without_a_face_say_so(editor, finding):
     finding([])
-    portrait = editor.portrait("hill.jpg", photograph())
-    assert settings(portrait, Edit("style"), None, None)["align"] == "off"
+    told = told_of(editor.portrait("hill.jpg", photograph()), Edit("style"))
+    options = program.define_flags()
+    options(shlex.split(told["command"])[1:])
+    assert options.align == told["align"] == "middle"
+    assert "face" not in told
+
+
+def told_of(portrait, edit):
+    reference = Reference("other.jpg", portrait.crop)
+    return settings(Result("edited", portrait, edit, reference, portrait.crop), "my models/1")

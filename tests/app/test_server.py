@@ -75,6 +75,14 @@ def test_a_taken_port_is_said_in_a_line():
             pass
 
 
+def test_an_ipv6_address_is_refused_in_a_line():
+    with (
+        pytest.raises(ValueError, match="host ::1: expected an IPv4 address or a name"),
+        server._listening("::1", 0),
+    ):
+        pass
+
+
 def test_help_needs_neither_jax_nor_gradio():
     code = (
         "import sys, app; assert app.main(['app.py', '--help']) == 0; "

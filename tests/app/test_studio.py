@@ -1,8 +1,12 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import numpy as np
 import pytest
 from found_faces import FACES, photograph
 from PIL import Image
 
+from l2sae_jax.app import studio as module
 from l2sae_jax.app.sessions import Sessions
 from l2sae_jax.app.studio import Studio, Wish
 from l2sae_jax.data.images import read_image
@@ -84,10 +88,10 @@ def test_a_style_is_copied_from_another_photograph(studio, file):
     assert studio.settings_of(scene.token)[1] == "someone_lips_from_someone.json"
 
 
-def test_each_region_by_itself(studio, file):
-    studio.open("visitor", file, HAIR)
-    scene = studio.edit("visitor", Wish(("hair", "lips"), degrees=(0.1, 0.2, 0.3, 0.4, 0.5)))
-    assert studio.settings_of(scene.token)[0]["strength"] == "hair=0.1,lips=0.5"
+def test_each_region_by_itself():
+    wish = Wish(("hair", "lips"), degrees=(0.1, 0.2, 0.3, 0.4, 0.5))
+    assert wish.as_edit(0).strength == {"hair": 0.1, "lips": 0.5}
+    assert wish._replace(mode="swap").as_edit(0).amount == {"hair": 0.1, "lips": 0.5}
 
 
 def test_no_picture_is_told_and_changes_nothing(studio, file, tmp_path):
@@ -131,6 +135,60 @@ def test_who_left_is_forgotten(studio, file):
         studio.use_middle("visitor", HAIR),
     ):
         assert scene.failed and scene.message.startswith("The photograph is no longer here")
+
+
+def test_what_a_visitor_does_is_done_one_after_the_other(studio, file, tmp_path, monkeypatch):
+    Image.fromarray(photograph(1).pixels).save(tmp_path / "two.png")
+    studio.open("visitor", file, HAIR)
+    editing, may_end = threading.Event(), threading.Event()
+
+    def edit(*wanted, original=studio._editor.edit):
+        editing.set()
+        assert may_end.wait(30)
+        return original(*wanted)
+
+    monkeypatch.setattr(studio._editor, "edit", edit)
+    with ThreadPoolExecutor() as pool:
+        edited = pool.submit(studio.edit, "visitor", HAIR)
+        assert editing.wait(30)
+        others = [
+            pool.submit(studio.open, "visitor", tmp_path / "two.png", HAIR),
+            pool.submit(studio.choose_face, "visitor", 1, HAIR),
+            pool.submit(studio.take_style, "visitor", file, Wish()),
+            pool.submit(studio.use_middle, "visitor", HAIR),
+        ]
+        assert not wait(others, timeout=0.5).done
+        may_end.set()
+    assert edited.result().compared is not None
+    session = studio._sessions.of("visitor")
+    assert session.portrait.name == "two.png" and session.result is None
+
+
+@pytest.mark.parametrize("ending", ["at the start", "at the end"])
+def test_a_session_that_ends_while_it_is_at_work_is_told(studio, file, monkeypatch, ending):
+    studio.open("visitor", file, HAIR)
+
+    def edit(*wanted, original=studio._editor.edit):
+        studio.end("visitor")
+        if ending == "at the start":
+            raise ValueError("no such region")
+        return original(*wanted)
+
+    monkeypatch.setattr(studio._editor, "edit", edit)
+    scene = studio.edit("visitor", HAIR)
+    assert scene.failed and scene.message.startswith("The photograph is no longer here")
+
+
+def test_a_session_that_ends_while_its_result_is_written_has_none(studio, file, monkeypatch):
+    studio.open("visitor", file, HAIR)
+    token = studio.edit("visitor", HAIR).token
+
+    def write(*picture, original=module.write_picture):
+        studio.end("visitor")
+        original(*picture)
+
+    monkeypatch.setattr(module, "write_picture", write)
+    assert studio.write_result(token) is None
 
 
 def test_visitors_do_not_meet(studio, file, finding):

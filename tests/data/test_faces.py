@@ -13,7 +13,7 @@ from PIL import Image
 
 from l2sae_jax.data import faces
 from l2sae_jax.data.alignment import Placement, ffhq_placement, take
-from l2sae_jax.data.faces import Face, NoFace, find_faces, locate
+from l2sae_jax.data.faces import Face, NoFace, find_faces, largest, locate
 from l2sae_jax.data.images import read_image, resize
 
 PHOTOGRAPHS = Path(__file__).parents[1] / "photographs"
@@ -186,6 +186,11 @@ def test_one_or_all_of_several_faces_are_located(three_faces):
     assert locate(PIXELS) == [three_faces[1]]
     assert locate(PIXELS, "all") == three_faces
     assert [locate(PIXELS, number) for number in (1, 2, 3)] == [[one] for one in three_faces]
+
+
+def test_the_largest_face_is_so_however_it_is_turned():
+    turned = face(80, 45)._replace(box=(45.0, 20.0, 70.0, 70.0))
+    assert largest([face(20, 30), face(150, 50), turned]) == 2
 
 
 def test_the_crop_within_the_ffhq_square_is_the_models(three_faces):
