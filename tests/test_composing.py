@@ -111,6 +111,7 @@ def test_gradients_through_decode_agree_with_finite_differences(model, codes, wh
     np.testing.assert_allclose(found, jnp.linalg.norm(gradient), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_gradients_through_edit_agree_with_finite_differences(model, key):
     @jax.jit
     def brightness(strength):

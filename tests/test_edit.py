@@ -86,6 +86,7 @@ def pixels(path: str | Path) -> np.ndarray:
         return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_eight_devices_share_a_batch(here, model):
     script = Path(program.__file__)
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}

@@ -225,6 +225,7 @@ def test_logistic_reconstruction_pulls_hardest_where_a_mask_is_wrong():
         ObjectiveConfig("smn", reconstruction="logistic")
 
 
+@pytest.mark.slow
 def test_recolouring_reads_the_structure_from_other_colours_than_the_style():
     architecture = tiny_architecture(image_discriminator=None, patch_discriminator=None)
     autoencoder = AutoencoderConfig(architecture.encoder, architecture.decoder, 32)

@@ -38,13 +38,13 @@ def images():
 
 @pytest.fixture(scope="module")
 def codes(images):
-    return network().encode(images)
+    return jax.jit(network().encode)(images)
 
 
 @pytest.mark.parametrize("taps", TAPS.values(), ids=TAPS)
 def test_a_window_is_cut_from_the_whole(codes, taps):
     net = network(taps)
-    whole = net.decode(*codes)
+    whole = jax.jit(net.decode)(*codes)
     decode = jax.jit(
         lambda corners, size: net.decode(*codes, window=Window(corners, size)), static_argnums=1
     )

@@ -127,7 +127,7 @@ class Sessions:
 
     def sweep(self) -> None:
         """Ends idle sessions, and deletes old uploads."""
-        found = set(self._folder.iterdir())  # before sessions are: no folder of a newer one
+        found = set(self._folder.iterdir())  # first, so that no session begins in between
         with self._lock:
             oldest = time.monotonic() - IDLE_SECONDS
             for name in [n for n, session in self._sessions.items() if session.seen < oldest]:

@@ -112,7 +112,8 @@ def run(
 
 
 def _read_references(plan: Plan, model: L2SAE, report: Report) -> list[Shot]:
-    cropping = replace(plan.cropping, face="largest")
+    align = "off" if plan.cropping.align == "off" else "auto"
+    cropping = replace(plan.cropping, align=align, face="largest")
     found = list(
         read_shots(
             plan.references,

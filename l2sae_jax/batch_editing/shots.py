@@ -29,7 +29,7 @@ class Cropping:
         "middle" takes the central square for the face, and puts edits back; "off" takes it for a
         crop of one upright face, and results are such crops.
       face: with "auto", which faces: "largest", "all", or the number of one from the left, from 1;
-        of a style reference it is always the largest.
+        of a style reference it is always the largest, which is looked for with "middle" as well.
 
     Raises:
       ValueError: other values.

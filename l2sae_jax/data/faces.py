@@ -90,7 +90,7 @@ def locate(
         height, width = pixels.shape[:2]
         raise NoFace(
             f"no face found in {width}x{height} pixels: try a larger or upright picture, "
-            "or --align=off if it is a crop of one face already"
+            "or --align=middle if one face fills it"
         )
     if numbered and face > len(faces):
         raise NoFace(f"no face {face}: {len(faces)} found, counted from the left")

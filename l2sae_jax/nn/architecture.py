@@ -57,7 +57,8 @@ class Architecture:
 
     def _init_network(self, key, network):
         inputs = [jnp.zeros(x.shape, x.dtype) for x in self._inputs(network)]
-        return self.module(network).init(key, *inputs)["params"]
+        # Jitted, only the parameters are computed, and not what the network makes of its inputs.
+        return jax.jit(self.module(network).init)(key, *inputs)["params"]
 
     def parameter_shapes(self) -> dict[str, Params]:
         """Shapes of every parameter, as `init` would return them, without allocating any."""

@@ -148,7 +148,7 @@ def test_faces_are_found_in_poor_light(name, light):
 def test_without_a_face_none_is_found():
     assert find_faces(texture(320, 480)) == []
     assert find_faces(np.zeros((1, 1, 3), np.uint8)) == []
-    with pytest.raises(NoFace, match="no face found in 480x320 pixels: try .* or --align=off"):
+    with pytest.raises(NoFace, match="no face found in 480x320 pixels: try .* or --align=middle"):
         locate(texture(320, 480))
 
 

@@ -99,7 +99,7 @@ def test_a_finished_run_has_nothing_left_to_do(finished):
     assert log_lines(workdir) == before
 
 
-@pytest.mark.parametrize("kind", ["smpn", "joint"])
+@pytest.mark.parametrize("kind", [pytest.param("smpn", marks=pytest.mark.slow), "joint"])
 def test_sliced_objectives(kind, tmp_path):
     config = smoke_config(kind)
     config.images = 8
