@@ -13,7 +13,7 @@ Faces are found, edited at the model's resolution, and put back: results are who
 which only the regions have changed. With --align=off pictures are taken for crops of one upright
 face, like those of FFHQ and CelebA-HQ, and results are at the model's resolution. There is a mask
 for each region, a contact sheet of all faces, and manifest.json, which says what was done. The exit
-code is 1 if a photograph could not be edited, and 2 if nothing could be done.
+code is 1 if a photograph could not be edited, and 2 if the run could not begin or go on.
 """
 
 import datetime

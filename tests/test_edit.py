@@ -17,7 +17,6 @@ from PIL import Image
 import edit as program
 import l2sae_jax as l2
 from l2sae_jax.batch_editing import plan, results, running
-from l2sae_jax.checkpoints import save_model
 from l2sae_jax.data.alignment import central_square, take
 from l2sae_jax.data.synthetic import SyntheticFaces
 from l2sae_jax.regions import REGION_NAMES
@@ -26,26 +25,14 @@ from l2sae_jax.variants import MODES, Edit
 SIZE = 16
 
 
-def write_model(folder: Path, names: tuple[str, ...]) -> Path:
-    both = tiny_models.separate_networks()
-    networks = {name: getattr(both, name) for name in names}
-    save_model(
-        folder,
-        {name: network.config for name, network in networks.items()},
-        dict.fromkeys(names, tiny_models.ARCHITECTURE),
-        {name: {"encoder": n.encoder, "decoder": n.decoder} for name, n in networks.items()},
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "both", ("smn", "smpn"))
+    return tiny_models.write_model(tmp_path_factory.mktemp("models") / "both", ("smn", "smpn"))
 
 
 @pytest.fixture(scope="module")
 def without_smpn(tmp_path_factory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "smn", ("smn",))
+    return tiny_models.write_model(tmp_path_factory.mktemp("models") / "smn", ("smn",))
 
 
 FACES = SyntheticFaces(24, 4, seed=0)

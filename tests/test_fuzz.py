@@ -20,7 +20,6 @@ import tiny_models
 from PIL import Image
 
 import edit as program
-from l2sae_jax.checkpoints import save_model
 
 SUFFIXES = (".png", ".jpg", ".gif", ".bmp", ".tif", ".webp")
 FORMATS = {
@@ -35,16 +34,7 @@ FORMATS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    both = tiny_models.separate_networks()
-    networks = {"smn": both.smn, "smpn": both.smpn}
-    save_model(
-        folder,
-        {name: network.config for name, network in networks.items()},
-        dict.fromkeys(networks, tiny_models.ARCHITECTURE),
-        {name: {"encoder": n.encoder, "decoder": n.decoder} for name, n in networks.items()},
-    )
-    return folder
+    return tiny_models.write_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 # ------------------------------------------------------------------------------------------- files

@@ -1,9 +1,13 @@
 """Networks of random parameters, small enough to compile in no time, and pictures for them."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import jax
 import numpy as np
 
 import l2sae_jax as l2
+from l2sae_jax.checkpoints import save_model
 from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
 from l2sae_jax.nn import Architecture, DecoderConfig, EncoderConfig
 from l2sae_jax.regions import DEFAULT_SLICES
@@ -58,3 +62,16 @@ def every_operation(model: L2SAE, images):
         "decode": l2.decode(model, structure, style),
         "decode with noise": l2.decode(model, structure, style, jax.random.key(7)),
     }
+
+
+def write_model(folder: Path, names: Sequence[str] = ("smn", "smpn")) -> Path:
+    """Writes some of the `separate_networks` as a model directory."""
+    both = separate_networks()
+    networks = {name: getattr(both, name) for name in names}
+    save_model(
+        folder,
+        {name: network.config for name, network in networks.items()},
+        dict.fromkeys(names, ARCHITECTURE),
+        {name: {"encoder": n.encoder, "decoder": n.decoder} for name, n in networks.items()},
+    )
+    return folder
