@@ -6,6 +6,11 @@ import jax
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files first, or one worker is left with them in the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_objectives.py", "test_training.py"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Keeps compiled functions on disk until the session ends: nothing is compiled twice.
