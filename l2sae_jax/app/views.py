@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from l2sae_jax.app.portraits import Crop, Portrait
-from l2sae_jax.data.alignment import Placement, central_square, put_back, spread_mask, take
+from l2sae_jax.data.alignment import Placement, central_square, put_back, spread_labels, take
 from l2sae_jax.data.images import resize
 from l2sae_jax.label_maps import colour_map
 from l2sae_jax.regions import REGION_NAMES
@@ -54,10 +54,10 @@ class Views:
         self._placement = Placement(
             *(self._scale * length for length in (at.x, at.y, at.right_x, at.right_y))
         )
-        labels = _spread(portrait.labels, self._placement, (height, width))
+        labels = spread_labels(portrait.labels, self._placement, (height, width))
         self.photograph = View(resize(pixels, (height, width)), labels)
         size = CLOSE_UP_PIXELS
-        labels = _spread(portrait.labels, central_square(size, size), (size, size))
+        labels = spread_labels(portrait.labels, central_square(size, size), (size, size))
         self.close_up = View(take(pixels, at, size), labels)
 
     def edited(self, crop: Crop) -> Pixels:
@@ -82,17 +82,6 @@ class Views:
             if left <= x < left + width and top <= y < top + height:
                 return number
         return None
-
-
-def _spread(
-    labels: UInt8[np.ndarray, "size size"], placement: Placement, shape: tuple[int, int]
-) -> UInt8[np.ndarray, "h w"]:
-    """The labels of a crop as those of the picture it was cut out of."""
-    spread = np.zeros(shape, np.uint8)
-    for label in range(1, len(REGION_NAMES) + 1):
-        mask = np.uint8(255) * (labels == label)
-        spread[spread_mask(mask, placement, shape) > 0] = label
-    return spread
 
 
 def _draw_square(pen: ImageDraw.ImageDraw, at: Placement) -> None:

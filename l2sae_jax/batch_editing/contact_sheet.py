@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from l2sae_jax.data.images import resize, write_png
+from l2sae_jax.data.images import resize, write_picture
 
 SHEET, FIGURE = "contact_sheet", "grid"
 PAGES = (f"{SHEET}*.png", f"{FIGURE}*.png")
@@ -107,7 +107,7 @@ class ContactSheet:
         self._lines.clear()
         self.written += 1
         number = "" if self.written == 1 else f"_{self.written}"
-        write_png(self._folder / f"{self.name}{number}.png", np.asarray(page))
+        write_picture(self._folder / f"{self.name}{number}.png", np.asarray(page))
 
     def _write(self, page: Image.Image, caption: str, x: int, y: int) -> None:
         ImageDraw.Draw(page).text((x, y), self._fitting(caption), "black", self._font)

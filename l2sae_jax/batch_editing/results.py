@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ from l2sae_jax.batch_editing.manifest import Entry, Manifest
 from l2sae_jax.batch_editing.planning import Plan
 from l2sae_jax.batch_editing.sheets import Sheets
 from l2sae_jax.batch_editing.shots import Crop, Picture, Shot
-from l2sae_jax.data.alignment import put_back, spread_mask, take
+from l2sae_jax.data.alignment import Placement, put_back, spread_labels, spread_mask, take
 from l2sae_jax.data.images import resize, write_gif, write_picture
 from l2sae_jax.label_maps import overlay
 from l2sae_jax.metrics.locality import mean_change
-from l2sae_jax.regions import REGION_NAMES, region_indices
+from l2sae_jax.regions import region_indices
 from l2sae_jax.variants import Found, Variant
 
 _LARGEST_FRAME = 512  # pixels a side of an animation
@@ -124,10 +125,11 @@ class ResultWriter:
 
     def _write_regions(self, shot: Shot, faces: Sequence[EditedFace]) -> None:
         for region in self._plan.edit.regions:
-            mask = _spread(shot, faces, lambda face, region=region: _mask(face, (region,)))
+            map_of = partial(_mask, regions=(region,))
+            mask = _spread(shot, faces, spread_mask, map_of)
             self._save(self._plan.mask_of(shot.name, region), mask)
         if self._plan.edit.mode == "segment":
-            labels = _labels(shot, faces)
+            labels = _spread(shot, faces, spread_labels, lambda face: face.found.labels)
             self._save(self._plan.labels_of(shot.name), labels)
             whole = faces[0].crop if shot.photograph is None else shot.photograph
             self._save(self._plan.overlay_of(shot.name), overlay(whole.pixels, labels), shot)
@@ -170,25 +172,18 @@ def _mask(face: EditedFace, regions: Sequence[str]) -> Mask:
     return face.found.masks[..., list(region_indices(regions))].max(axis=-1)
 
 
-def _labels(shot: Shot, faces: Sequence[EditedFace]) -> UInt8[np.ndarray, "H W"]:
-    labels = np.uint8(0)
-    for value in range(1, len(REGION_NAMES) + 1):
-        is_it = _spread(
-            shot, faces, lambda face, value=value: np.uint8(255) * (face.found.labels == value)
-        )
-        labels = np.where(is_it > 0, np.uint8(value), labels)
-    return labels
-
-
 def _spread(
-    shot: Shot, faces: Sequence[EditedFace], mask_of: Callable[[EditedFace], Mask]
+    shot: Shot,
+    faces: Sequence[EditedFace],
+    spread: Callable[[Mask, Placement, tuple[int, int]], UInt8[np.ndarray, "H W"]],
+    map_of: Callable[[EditedFace], Mask],
 ) -> UInt8[np.ndarray, "H W"]:
-    """Masks of faces as one of the photograph, or of the crop where that is all there is."""
+    """Maps of faces as one of the photograph, or of the crop where that is all there is."""
     if shot.photograph is None:
-        return mask_of(faces[0])
+        return map_of(faces[0])
     whole = np.zeros(shot.photograph.pixels.shape[:2], np.uint8)
     for face in faces:
-        one = spread_mask(mask_of(face), face.crop.placement, whole.shape)
+        one = spread(map_of(face), face.crop.placement, whole.shape)
         np.maximum(whole, one, out=whole)
     return whole
 

@@ -78,15 +78,15 @@ def run(
     draws = [(variant.regions, draw(edit, variant, references)) for variant in chosen]
     header = dict(about or {}) | _header(plan, model, reference_shots)
     done = _done(plan, earlier_entries(plan.output, header)) if resume else []
-    names = {entry["name"] for entry in done}
+    names, pages = {entry["name"] for entry in done}, _pages(done)
     photos = {name: path for name, path in plan.photos.items() if name not in names}
     model = jax.device_put(model, whole(mesh))
     edited = 0
     try:
         if (plan.output / MANIFEST).exists():
-            remove_pages(plan.output, _pages(done))
+            remove_pages(plan.output, pages)
         manifest = Manifest(plan.output, header, done)
-        sheets = Sheets(plan, chosen, references, size, _pages(done))
+        sheets = Sheets(plan, chosen, references, size, pages)
         writer = ResultWriter(plan, chosen, sheets, manifest)
         with tqdm(total=len(photos), unit="image", dynamic_ncols=True) as bar:
 

@@ -160,6 +160,25 @@ def spread_mask(
     return result
 
 
+def spread_labels(
+    labels: UInt8[np.ndarray, "size size"], placement: Placement, shape: tuple[int, int]
+) -> UInt8[np.ndarray, "H W"]:
+    """A label map of a crop as one of the photograph; where two labels meet, the greater stands.
+
+    Args:
+      labels: 0 is none.
+      shape: (height, width) of the photograph.
+
+    Raises:
+      ValueError: the label map is no square.
+    """
+    result = np.zeros(shape, np.uint8)
+    for label in range(1, int(labels.max()) + 1):
+        mask = np.uint8(255) * (labels == label)
+        result[spread_mask(mask, placement, shape) > 0] = label
+    return result
+
+
 def to_photograph(
     points: Float[np.ndarray, "N 2"], placement: Placement, size: int
 ) -> Float[np.ndarray, "N 2"]:

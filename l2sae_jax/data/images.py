@@ -142,11 +142,6 @@ def write_picture(
     _write(path, Image.fromarray(array), icc_profile=icc_profile, **_WRITERS[suffix])
 
 
-def write_png(path: str | os.PathLike, array: UInt8[np.ndarray, "H W *C"]) -> None:
-    """Writes `[H, W]`, `[H, W, 3]` or `[H, W, 4]` as PNG; the file appears whole or not at all."""
-    _write(path, Image.fromarray(array), **_WRITERS[".png"])
-
-
 def write_gif(
     path: str | os.PathLike,
     frames: Sequence[UInt8[np.ndarray, "H W 3"]],

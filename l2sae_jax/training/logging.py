@@ -11,7 +11,7 @@ from clu import metrics
 from jaxtyping import Float
 
 from l2sae_jax.checkpoints import replace_text
-from l2sae_jax.data.images import write_png
+from l2sae_jax.data.images import write_picture
 from l2sae_jax.label_maps import colour_map, label_map
 from l2sae_jax.model import Autoencoder
 from l2sae_jax.objectives import Objective
@@ -125,7 +125,7 @@ def write_grid(path: Path, rows: np.ndarray) -> None:
     """Writes `[rows, columns, H, W, 3]` float images in [-1, 1] as one PNG."""
     pixels = np.asarray(to_pixels(rows))
     n, m, height, width, _ = pixels.shape
-    write_png(path, pixels.transpose(0, 2, 1, 3, 4).reshape(n * height, m * width, 3))
+    write_picture(path, pixels.transpose(0, 2, 1, 3, 4).reshape(n * height, m * width, 3))
 
 
 def make_grid_step(objective: Objective):

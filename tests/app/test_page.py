@@ -133,6 +133,13 @@ def press(page, selector: str, x: float, y: float) -> None:
     picture.click(position={"x": x * box["width"], "y": y * box["height"]})
 
 
+def restyle_hair(page) -> None:
+    drop(page, ASTRONAUT)
+    told(page, "Choose what to change")
+    page.get_by_label("Hair").first.check()
+    told(page, "Hair restyled")
+
+
 def chosen(page) -> list[str]:
     return [label.inner_text() for label in page.locator("#regions label:has(:checked)").all()]
 
@@ -201,10 +208,7 @@ def test_a_press_on_the_close_up_chooses_and_leaves_out(visit):
 
 def test_every_control_does_something(server, visit):
     page = visit()
-    drop(page, ASTRONAUT)
-    told(page, "Choose what to change")
-    page.get_by_label("Hair").first.check()
-    told(page, "Hair restyled")
+    restyle_hair(page)
     page.get_by_label("Skin").first.check()
     told(page, "Hair and skin restyled")
 
@@ -314,10 +318,7 @@ def test_two_visitors_at_once_never_meet(visit, tmp_path):
 
 def test_nothing_is_kept_of_who_left(server, visit):
     page = visit()
-    drop(page, ASTRONAUT)
-    told(page, "Choose what to change")
-    page.get_by_label("Hair").first.check()
-    told(page, "Hair restyled")
+    restyle_hair(page)
     link = page.locator("#download").get_attribute("href")
     assert server.files()
     page.context.close()

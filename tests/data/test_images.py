@@ -17,7 +17,6 @@ from l2sae_jax.data.images import (
     read_photograph,
     resize,
     write_picture,
-    write_png,
 )
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -262,15 +261,15 @@ def test_formats_that_start_programs_are_not_read():
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
 def test_png_round_trip(shape, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    write_png(tmp_path / "a.png", pixels)
+    write_picture(tmp_path / "a.png", pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), pixels)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    write_picture(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises((TypeError, ValueError)):
-        write_png(tmp_path / "a.png", np.zeros((2, 2, 7), np.uint8))
+        write_picture(tmp_path / "a.png", np.zeros((2, 2, 7), np.uint8))
     assert (tmp_path / "a.png").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
