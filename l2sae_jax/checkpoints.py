@@ -13,6 +13,7 @@ import contextlib
 import fnmatch
 import functools
 import glob
+import hashlib
 import json
 import os
 import re
@@ -29,6 +30,7 @@ import numpy as np
 from l2sae_jax.configuration import from_dict, to_dict
 from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
 from l2sae_jax.nn import Architecture
+from l2sae_jax.whole_files import replace_text
 
 FORMAT = 1
 NETWORKS = ("smn", "smpn")
@@ -86,6 +88,18 @@ def load(path: str | os.PathLike | None = None) -> L2SAE:
         for name, trees in parameters.items()
     }
     return L2SAE(networks.get("smn"), networks.get("smpn"), description.mask_reduction)
+
+
+def fingerprint(model: L2SAE) -> str:
+    """A hash of a model: of its configuration and its parameters, however they were stored."""
+    networks = {"smn": model.smn, "smpn": model.smpn}
+    described = {name: to_dict(n.config) for name, n in networks.items() if n is not None}
+    described["mask_reduction"] = model.mask_reduction
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+    return digest.hexdigest()
 
 
 class Description:
@@ -350,13 +364,6 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     # A list of numbers reads better in one line; line breaks are never within strings.
     text = re.sub(r"\[\n\s*([-\d.,\s]*?)\n\s*\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     replace_text(directory / CONFIG_FILE, text + "\n")
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Writes a text file in one step: a process killed meanwhile leaves what was there before."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, file)
 
 
 def _save(path: Path, tree: Any) -> None:

@@ -5,19 +5,13 @@ interrupted leaves a record of what is complete, which `--resume` goes on from.
 """
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from l2sae_jax.checkpoints import replace_text
-from l2sae_jax.configuration import to_dict
-from l2sae_jax.model import L2SAE
+from l2sae_jax.whole_files import replace_text
 
 MANIFEST = "manifest.json"
 
@@ -27,18 +21,6 @@ _INCIDENTAL = {"command", "checkpoint", "date", "jax", "device", "images"}
 _END = b"\n]}\n"
 
 Entry = dict[str, Any]
-
-
-def fingerprint(model: L2SAE) -> str:
-    """A hash of a model: of its configuration and its parameters, however they were stored."""
-    networks = {"smn": model.smn, "smpn": model.smpn}
-    described = {name: to_dict(n.config) for name, n in networks.items() if n is not None}
-    described["mask_reduction"] = model.mask_reduction
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
-    return digest.hexdigest()
 
 
 class Manifest:

@@ -19,12 +19,12 @@ from l2sae_jax.batch_editing.manifest import (
     Entry,
     Manifest,
     earlier_entries,
-    fingerprint,
 )
 from l2sae_jax.batch_editing.planning import Plan, Report
 from l2sae_jax.batch_editing.results import EditedFace, ResultWriter
 from l2sae_jax.batch_editing.sheets import Sheets
 from l2sae_jax.batch_editing.shots import Crop, Shot, is_unchanged, read_shots
+from l2sae_jax.checkpoints import fingerprint
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import make_mesh, shard_rows, whole
 from l2sae_jax.variants import Draw, Edit, Found, check, draw, edit_batch, find_regions, variants

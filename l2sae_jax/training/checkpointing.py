@@ -21,7 +21,6 @@ from l2sae_jax.checkpoints import (
     CONFIG_FILE,
     FORMAT,
     describe,
-    replace_text,
     write_config,
 )
 from l2sae_jax.configuration import to_dict
@@ -30,6 +29,7 @@ from l2sae_jax.objectives import Objective
 from l2sae_jax.parallel import failing_together, fetch, from_first, is_first, place
 from l2sae_jax.training.scaling import Scaling
 from l2sae_jax.training.state import TrainState
+from l2sae_jax.whole_files import replace_text
 
 # What may differ when a run goes on: how long it is, what it writes down, where its data are, and
 # what changes an update in rounding at most.

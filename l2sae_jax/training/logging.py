@@ -10,7 +10,6 @@ import numpy as np
 from clu import metrics
 from jaxtyping import Float
 
-from l2sae_jax.checkpoints import replace_text
 from l2sae_jax.data.images import write_picture
 from l2sae_jax.label_maps import colour_map, label_map
 from l2sae_jax.model import Autoencoder
@@ -18,6 +17,7 @@ from l2sae_jax.objectives import Objective
 from l2sae_jax.parallel import failing_together, is_first
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import REGION_NAMES, region_masks
+from l2sae_jax.whole_files import replace_text
 
 METRICS_FILE = "metrics.jsonl"
 
