@@ -1,17 +1,24 @@
-"""Scores a model on images it was not trained on: IoU of each region's mask, L1 of reconstructions.
+"""Measures what edits are worth: masks, edits, swaps, reconstructions, realism, time.
 
-python evaluate.py --checkpoint=DIR --data=DIR --output=DIR [--split=test] [--images=300]
+python evaluate.py --data=DIR --output=DIR [--checkpoint=DIR ...] [--pictures=FOLDER ...]
 
---data is where train.py keeps its records (config.data.data_dir); give --source, the release
-as a folder, zip or tar, to make records that are not there yet. Pictures have the size of the
-model; an SMPN trained at a lower one reads them reduced, as in an edit. --output receives
-scores.json. The exit code is 1 if nothing could be scored.
+Each --checkpoint is a model of ours, each --pictures a folder of what another program made of the
+same images; the first is what the others are compared with. Without any it is our own model. --data
+is where train.py keeps its records (config.data.data_dir); give --source, the release as a folder,
+zip or tar, to make records that are not there yet.
+
+--output receives report.md, scores.json with every figure, its uncertainty and its number of
+images, plots/ and sheets/. What was measured is kept in measured/ there: the same command again
+goes on where it was stopped. --write_originals=DIR writes the test images, named by their ids, for
+other programs to edit; --write_pictures keeps what models make, in the layout --pictures reads.
+
+FID and KID need the weights of the Inception network: --inception=FILE, or --fetch_inception to
+get them once. LPIPS and plots need pip install 'l2sae_jax[eval]'. What is missing is told and left
+out. The exit code is 1 if nothing could be measured.
 """
 
-import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -21,92 +28,83 @@ def define_flags() -> flags.FlagValues:
     """This program's flags, apart from absl's global ones."""
     values = flags.FlagValues()
     new = {"flag_values": values}
-    flags.DEFINE_string(
-        "checkpoint", None, "A model directory or training workdir; by default our own.", **new
+    flags.DEFINE_multi_string(
+        "checkpoint", [], "A model directory or training workdir; by default our own.", **new
     )
+    flags.DEFINE_multi_string("pictures", [], "A folder of another system's pictures.", **new)
     flags.DEFINE_string("data", None, "Folder of records.", **new)
     flags.DEFINE_string("source", None, "Release to make the records from.", **new)
-    flags.DEFINE_string("output", None, "The folder to write scores.json to.", **new)
-    flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "What to score on.", **new)
-    flags.DEFINE_integer("images", 300, "How many, from the first.", lower_bound=1, **new)
+    flags.DEFINE_string("output", None, "The folder to write to.", **new)
+    flags.DEFINE_enum(
+        "preset",
+        "standard",
+        ["standard", "paper"],
+        "What holds where flags say nothing: paper is one edit of each region of 862 images.",
+        **new,
+    )
+    flags.DEFINE_list(
+        "measures",
+        None,
+        "Some of segmentation, reconstruction, edit, sweep, swap, realism, time; by default all.",
+        **new,
+    )
+    flags.DEFINE_enum("split", None, ["train", "validation", "test"], "By default test.", **new)
+    flags.DEFINE_integer("images", None, "How many, from the first; by default 300.", **new)
+    flags.DEFINE_float("strength", None, "Of the noise in an edit; by default 0.6.", **new)
+    flags.DEFINE_integer("samples", None, "Draws of the noise, for diversity.", **new)
+    flags.DEFINE_list("strengths", None, "Those of the sweep.", **new)
+    flags.DEFINE_enum("blend", None, ["paper", "local"], "How edits are blended in.", **new)
+    flags.DEFINE_boolean("harmonise", None, "Add how the decode changed instead.", **new)
+    flags.DEFINE_integer("seed", None, "Of the noise, and of the resampling.", **new)
+    flags.DEFINE_string("inception", None, "The file with the weights of Inception.", **new)
+    flags.DEFINE_boolean("fetch_inception", False, "Download them once, if need be.", **new)
+    flags.DEFINE_string(
+        "judge", None, "The model that looks for regions in edits; by default the first.", **new
+    )
+    flags.DEFINE_boolean("write_pictures", False, "Keep the pictures that models make.", **new)
+    flags.DEFINE_string("write_originals", None, "A folder to write the images to.", **new)
     flags.DEFINE_integer("batch_size", 20, "Images at a time.", lower_bound=1, **new)
     flags.DEFINE_boolean("help", False, "Show this text.", short_name="h", **new)
     return values
 
 
-def evaluate(options: flags.FlagValues) -> dict[str, float]:
-    """Scores of the model the flags name; writes scores.json."""
-    import l2sae_jax as l2
-    from l2sae_jax.checkpoints import replace_text
-    from l2sae_jax.compilation_cache import keep_compiled_programs
-    from l2sae_jax.metrics import mask_sums, reconstruction_sums, summarise
-    from l2sae_jax.regions import region_masks
+def wanted_protocol(options: flags.FlagValues):
+    """What the flags say is to be measured."""
+    from dataclasses import fields, replace
 
-    def reconstruction(model, images, labels):
-        return reconstruction_sums(images, l2.decode(model, *l2.encode(model, images)))
+    from l2sae_jax.evaluation import PRESETS, Protocol
 
-    def masks(model, images, labels):
-        return mask_sums(l2.segment(model, images), region_masks(labels))
-
-    keep_compiled_programs()
-    model = l2.load(options.checkpoint)
-    measures = [] if model.smn is None else [reconstruction]
-    if model.smpn is not None or model.smn.config.slices is not None:
-        measures.append(masks)
-    _check_records(options, model.image_size)
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)  # an error here comes before hours of work
-    source = _open_records(options, model.image_size)
-
-    def measure(model, images, labels):
-        return {name: s for m in measures for name, s in m(model, images, labels).items()}
-
-    count = min(options.images, len(source))
-    scores = {"images": count}
-    scores |= summarise(_add_up(measure, model, source, count, options.batch_size))
-    replace_text(output / "scores.json", json.dumps(scores, indent=1) + "\n")
-    return scores
+    given = {field.name: options[field.name].value for field in fields(Protocol)}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, kind in (("measures", str), ("strengths", float)):
+        if name in given:
+            try:
+                given[name] = tuple(kind(part.strip()) for part in given[name])
+            except ValueError:
+                raise ValueError(f"--{name}: expected numbers, not {given[name]}") from None
+    return replace(PRESETS[options.preset], **given)
 
 
-def _check_records(options: flags.FlagValues, size: int) -> None:
-    from l2sae_jax.data.celebamask import records_exist
+def run(options: flags.FlagValues, command: list[str]) -> None:
+    """Evaluates what the flags name, and prints the first table of the report."""
+    from l2sae_jax.evaluation import Request, evaluate, summary
 
-    if not records_exist(options.data, size) and not options.source:
-        raise ValueError(
-            f"no CelebAMask-HQ records of {size} px in {options.data}: give --source, the "
-            "release (folder, zip or tar) to make them from, or as --data the folder they are in"
-        )
-
-
-def _open_records(options: flags.FlagValues, size: int):
-    import ml_collections
-
-    from l2sae_jax.data.sources import open_source
-
-    config = {"name": "celebamask_hq", "data_dir": options.data, "size": size}
-    return open_source(
-        ml_collections.ConfigDict(config | {"source": options.source or ""}), options.split
+    request = Request(
+        tuple(options.checkpoint),
+        tuple(options.pictures),
+        options.data,
+        options.source,
+        Path(options.output),
+        wanted_protocol(options),
+        options.inception,
+        options.fetch_inception,
+        options.judge,
+        options.batch_size,
+        options.write_pictures,
+        options.write_originals and Path(options.write_originals),
     )
-
-
-def _add_up(measure: Callable, model, source, count: int, batch_size: int) -> dict:
-    """Sums that `measure(model, images, labels)` gives, over the first `count` examples."""
-    import jax
-    import numpy as np
-
-    from l2sae_jax.pixels import to_images
-
-    @jax.jit
-    def score(model, pictures, labels):
-        return measure(model, to_images(pictures), labels)
-
-    totals = {}
-    for start in range(0, count, batch_size):
-        examples = [source[i] for i in range(start, min(start + batch_size, count))]
-        batch = [np.stack([example[name] for example in examples]) for name in ("image", "labels")]
-        sums = jax.device_get(score(model, *batch))
-        totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
-    return totals
+    print(summary(evaluate(request, command, _say)))
+    print(f"\nSee {request.output / 'report.md'}")
 
 
 def main(argv: list[str]) -> int:
@@ -122,15 +120,18 @@ def main(argv: list[str]) -> int:
         for name, what in (("data", "a folder of records"), ("output", "the folder to write")):
             if not options[name].value:
                 raise ValueError(f"--{name} is missing: {what}")
-        scores = evaluate(options)
+
+        run(options, argv)
     except (ValueError, OSError, flags.Error) as error:
-        print(f"evaluate.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
-    for name, score in scores.items():
-        print(f"{name:10s} {score:.4g}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"evaluate.py: {' '.join(line.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,23 @@ from pathlib import Path
 import jax
 
 
+def cache_folder() -> Path:
+    """Where this user's caches are: `l2sae_jax` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2sae_jax"
+
+
 def keep_compiled_programs() -> Path | None:
     """Has JAX keep what it compiles in this user's cache folder, for programs to call at start.
 
-    The folder is `l2sae_jax` in XDG_CACHE_HOME, or in ~/.cache; what JAX_COMPILATION_CACHE_DIR
-    names takes its place. JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    The folder is `cache_folder()`; what JAX_COMPILATION_CACHE_DIR names takes its place.
+    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
 
     Returns:
       The folder, or None where it cannot be written: then nothing is kept.
     """
     if jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2sae_jax"
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

