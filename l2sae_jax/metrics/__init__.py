@@ -1,4 +1,4 @@
-"""How good masks and reconstructions are."""
+"""Measures of masks, pictures and sets of pictures, a module for each kind; these are for training."""
 
 from l2sae_jax.metrics.scores import mask_sums, reconstruction_sums, summarise
 

@@ -1,4 +1,4 @@
-"""Segmentation and reconstruction scores, as sums that add up over batches and devices."""
+"""What a training run tells of its networks, as sums that add up over batches and devices."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from l2sae_jax.metrics.reconstruction import l1
+from l2sae_jax.metrics.segmentation import overlap
 from l2sae_jax.regions import REGION_NAMES
 
 Sums = dict[str, Float[Array, "..."]]
@@ -13,16 +15,17 @@ Sums = dict[str, Float[Array, "..."]]
 
 def reconstruction_sums(images: Float[Array, "B H W 3"], decoded: Float[Array, "B H W 3"]) -> Sums:
     """ "count" of images and the sum of their mean absolute errors, "l1"."""
-    error = jnp.mean(jnp.abs(decoded - images), axis=(1, 2, 3))
-    return {"count": jnp.asarray(images.shape[0], jnp.float32), "l1": jnp.sum(error)}
+    return {
+        "count": jnp.asarray(images.shape[0], jnp.float32),
+        "l1": jnp.sum(l1(decoded, images)),
+    }
 
 
 def mask_sums(found: Float[Array, "B H W R"], truth: Float[Array, "B H W R"]) -> Sums:
     """Pixels in the "intersection" and the "union" of hard masks, `[R]`."""
-    return {
-        "intersection": jnp.sum(found * truth, axis=(0, 1, 2)),
-        "union": jnp.sum(jnp.maximum(found, truth), axis=(0, 1, 2)),
-    }
+    pixels = {name: jnp.sum(count, axis=0) for name, count in overlap(found, truth).items()}
+    union = pixels["found"] + pixels["truth"] - pixels["intersection"]
+    return {"intersection": pixels["intersection"], "union": union}
 
 
 def summarise(sums: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -128,7 +128,7 @@ def test_the_report_tells_it_in_tables(found, tmp_path):
         "about": about | {"command": "evaluate.py --data=data"},
         "data": {"images": IMAGES, "split": "test", "size": 64, "band": 2, "judge": "old"},
         "protocol": asdict(PROTOCOL),
-        "left_out": ["LPIPS: not there"],
+        "notes": ["LPIPS: not there"],
     }
     plots, sheets = {"IoU": tmp_path / "plots" / "iou.png"}, {"Worst": tmp_path / "worst.png"}
     text = report(whole, plots, sheets, tmp_path)
