@@ -45,7 +45,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list(
         "measures",
         None,
-        "Some of segmentation, reconstruction, edit, sweep, swap, realism, time; by default all.",
+        "Some of segmentation, reconstruction, edit, sweep, swap, realism, time.",
         **new,
     )
     flags.DEFINE_enum("split", None, ["train", "validation", "test"], "By default test.", **new)
@@ -63,7 +63,13 @@ def define_flags() -> flags.FlagValues:
     )
     flags.DEFINE_boolean("write_pictures", False, "Keep the pictures that models make.", **new)
     flags.DEFINE_string("write_originals", None, "A folder to write the images to.", **new)
-    flags.DEFINE_integer("batch_size", 20, "Images at a time.", lower_bound=1, **new)
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Images at a time; by default 20, fewer where they are large.",
+        lower_bound=1,
+        **new,
+    )
     flags.DEFINE_boolean("help", False, "Show this text.", short_name="h", **new)
     return values
 
@@ -90,18 +96,18 @@ def run(options: flags.FlagValues, command: list[str]) -> None:
     from l2sae_jax.evaluation import Request, evaluate, summary
 
     request = Request(
-        tuple(options.checkpoint),
-        tuple(options.pictures),
-        options.data,
-        options.source,
-        Path(options.output),
-        wanted_protocol(options),
-        options.inception,
-        options.fetch_inception,
-        options.judge,
-        options.batch_size,
-        options.write_pictures,
-        options.write_originals and Path(options.write_originals),
+        checkpoints=tuple(options.checkpoint),
+        pictures=tuple(options.pictures),
+        data=options.data,
+        source=options.source,
+        output=Path(options.output),
+        protocol=wanted_protocol(options),
+        inception=options.inception,
+        fetch_inception=options.fetch_inception,
+        judge=options.judge,
+        batch_size=options.batch_size,
+        keep_pictures=options.write_pictures,
+        originals=options.write_originals and Path(options.write_originals),
     )
     print(summary(evaluate(request, command, _say)))
     print(f"\nSee {request.output / 'report.md'}")

@@ -10,7 +10,7 @@ from tiny_models import separate_networks
 
 from l2sae_jax.evaluation import Protocol
 from l2sae_jax.evaluation.batches import batches
-from l2sae_jax.evaluation.measuring import Instruments, measure
+from l2sae_jax.evaluation.measuring import Instruments, measure, prepare
 from l2sae_jax.evaluation.systems import ModelSystem
 from l2sae_jax.parallel import make_mesh, whole
 
@@ -31,7 +31,8 @@ def main() -> None:
         model = jax.device_put(separate_networks(), whole(mesh))
         system = ModelSystem("tiny", model, PROTOCOL, mesh)
         (batch,) = batches(Noise(), 11, 16)
-        found.append(measure(system, batch, PROTOCOL, Instruments({}, None, model), mesh))
+        task = prepare(system, batch, PROTOCOL, Instruments({}, None, model), mesh)
+        found.append({k: v for n in PROTOCOL.measures for k, v in measure(task, n).items()})
     assert len(jax.devices()) == 8
     for name, column in found[0].items():
         assert len(column) == 11

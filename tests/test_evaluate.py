@@ -18,8 +18,9 @@ import evaluate
 import l2sae_jax as l2
 from l2sae_jax.checkpoints import save_model
 from l2sae_jax.data.celebamask import prepare
+from l2sae_jax.data.images import write_picture
 from l2sae_jax.data.sources import CelebAMaskRecords
-from l2sae_jax.evaluation import running
+from l2sae_jax.evaluation import evaluating, running
 from l2sae_jax.model import AutoencoderConfig
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import DEFAULT_SLICES, REGION_NAMES, region_masks
@@ -169,11 +170,11 @@ def test_a_stopped_run_goes_on_where_it_was(model, release, data, tmp_path, monk
     shared += ["--batch_size=2", "--measures=segmentation", f"--output={tmp_path}"]
     measured = []
 
-    def stopped_at_the_third(system, batch, *rest):
-        measured.append(batch.ids[0])
+    def stopped_at_the_third(task, name):
+        measured.append(task.batch.ids[0])
         if len(measured) == 3:
             raise KeyboardInterrupt
-        return measure(system, batch, *rest)
+        return measure(task, name)
 
     measure = running.measure
     monkeypatch.setattr(running, "measure", stopped_at_the_third)
@@ -256,12 +257,59 @@ def test_an_output_that_cannot_be_made_is_told_before_anything_is_computed(
 
 
 def test_weights_that_cannot_be_used_are_told_and_the_rest_is_measured(
-    model, release, data, tmp_path, capsys
+    model, release, data, tmp_path, monkeypatch, capsys
 ):
+    def no_lpips(net):
+        raise ValueError("LPIPS cannot be measured")
+
+    monkeypatch.setattr(evaluating, "load_lpips", no_lpips)
     (tmp_path / "inception.pth").write_text("no weights")
     shared = [f"--checkpoint={model}", f"--data={data}", f"--source={release}", "--split=train"]
-    shared += ["--measures=segmentation,realism", f"--output={tmp_path / 'out'}"]
+    shared += ["--measures=reconstruction,realism", f"--output={tmp_path / 'out'}"]
     assert run(*shared, f"--inception={tmp_path / 'inception.pth'}") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert len(told) == 1 and "inception.pth" in told[0]
-    assert "iou" in scores_in(tmp_path / "out")["systems"]["both"]["segmentation"]
+    assert [("inception.pth" in line, "LPIPS" in line) for line in told] == [
+        (False, True),
+        (True, False),
+    ]
+    found = scores_in(tmp_path / "out")["systems"]["both"]["reconstruction"]
+    assert set(found) == {"l1", "psnr", "ssim"}
+
+
+def test_a_folder_whose_pictures_are_of_no_image_is_refused(model, release, data, tmp_path, capsys):
+    (tmp_path / "theirs" / "hair").mkdir(parents=True)
+    write_picture(tmp_path / "theirs" / "hair" / "999.png", np.zeros((64, 64, 3), np.uint8))
+    shared = [f"--data={data}", f"--source={release}", "--split=train", f"--output={tmp_path}"]
+    assert run(*shared, f"--pictures={tmp_path / 'theirs'}") == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "none of the pictures is named by the id of one of the 6 images, such as " in line
+
+
+def test_pictures_that_are_missing_or_broken_are_told(model, release, data, tmp_path, capsys):
+    shared = [f"--data={data}", f"--source={release}", "--split=train", f"--output={tmp_path}"]
+    assert run(*shared, "--measures=segmentation", f"--write_originals={tmp_path / 'in'}") == 0
+    first, second, third, *_ = sorted((tmp_path / "in").glob("*.png"))
+    hair = tmp_path / "theirs" / "hair"
+    hair.mkdir(parents=True)
+    for file in (first, second, third):
+        (hair / file.name).write_bytes(file.read_bytes())
+    (hair / third.name).write_bytes(third.read_bytes()[:100])
+    (hair / "1.json").write_text("{}")
+    assert run(*shared, "--measures=edit,swap", f"--pictures={tmp_path / 'theirs'}") == 0
+    scores = scores_in(tmp_path)
+    change = scores["systems"]["theirs"]["edit"]["change_outside"]
+    assert change["hair"]["value"] == 0 and change["hair"]["count"] == 2
+    assert change["lips"]["value"] is change["mean"]["value"] is None
+    notes = "\n".join(scores["notes"])
+    assert "theirs has hair of 3 images only" in notes and "theirs has skin of 0 images" in notes
+    assert f"{third.name}: cannot be decoded" in notes
+    assert "left out: swap of theirs, for it has no such pictures" in notes
+
+
+def test_results_are_kept_beside_the_report_where_the_cache_is_no_use(
+    model, release, data, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    shared = [f"--checkpoint={model}", f"--data={data}", f"--source={release}", "--split=train"]
+    assert run(*shared, "--measures=segmentation", f"--output={tmp_path / 'out'}") == 0

@@ -118,6 +118,21 @@ def decode_mask(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     return _decode(data, name, lambda image: np.array(image.convert("L")))
 
 
+def decode_labels(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    """A label map in memory: its levels, or of a palette picture its indices.
+
+    Raises:
+      ValueError: not a picture, damaged, too large, or with more than one channel.
+    """
+
+    def levels(image):
+        if image.mode not in ("1", "L", "P"):
+            raise ValueError(f"a label map is grey or has a palette, but its mode is {image.mode}")
+        return np.array(image.convert("L") if image.mode == "1" else image)
+
+    return _decode(data, name, levels)
+
+
 def write_picture(
     path: str | os.PathLike, array: UInt8[np.ndarray, "H W *C"], icc_profile: bytes | None = None
 ) -> None:

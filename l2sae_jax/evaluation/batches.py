@@ -58,4 +58,4 @@ def batch_of(
         for some in (own, references)
         for name in ("image", "labels")
     ]
-    return Batch(np.int32([example["id"] for example in own]), *pictures, len(positions))
+    return Batch(np.int64([example["id"] for example in own]), *pictures, len(positions))

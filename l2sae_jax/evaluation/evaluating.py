@@ -3,9 +3,10 @@
 import datetime
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from l2sae_jax.data.sources import Source, open_source
 from l2sae_jax.evaluation.measuring import Instruments, band_width
 from l2sae_jax.evaluation.protocol import Protocol
 from l2sae_jax.evaluation.report import report
-from l2sae_jax.evaluation.running import Measured, run
+from l2sae_jax.evaluation.running import Kept, Measured, Setting, run
 from l2sae_jax.evaluation.scores import Scores, scores
+from l2sae_jax.evaluation.sheets import write_sheets
 from l2sae_jax.evaluation.systems import ModelSystem, PictureSystem, System, has_segmenter
 from l2sae_jax.evaluation.timing import time_edits
 from l2sae_jax.evaluation.writing import write_originals, write_pictures
@@ -36,6 +38,7 @@ from l2sae_jax.whole_files import replace_text
 
 SCORES, REPORT = "scores.json", "report.md"
 _TIMED_IMAGES = 8
+_PIXELS_AT_A_TIME = 20 * 128**2
 
 Say = Callable[[str], None]
 
@@ -55,7 +58,8 @@ class Request:
       inception: file of the Inception network's weights; None for where they are kept.
       fetch_inception: download them if they are not there.
       judge: directory of the model that finds regions in edits; None for the first that can.
-      batch_size: images at a time, rounded up to a multiple of the local devices.
+      batch_size: images at a time, rounded up to a multiple of the local devices; None for as many
+        as go well at their size.
       keep_pictures: write what models make below `output`.
       originals: folder to write the images to, or None.
     """
@@ -69,7 +73,7 @@ class Request:
     inception: str | None = None
     fetch_inception: bool = False
     judge: str | None = None
-    batch_size: int = 20
+    batch_size: int | None = None
     keep_pictures: bool = False
     originals: Path | None = None
 
@@ -102,33 +106,75 @@ def evaluate(request: Request, command: Sequence[str], say: Say) -> Scores:
     for system in systems:
         _tell_what_is_lacking(system, protocol, note)
     _check_records(request, size)
-    request.output.mkdir(parents=True, exist_ok=True)  # an error here comes before hours of work
+    make_folder(request.output)  # an error here comes before hours of work
     source = _open(request, size)
+    setting = Setting(source, *_how_many(request, source, mesh, size, note))
+    ids = [source[i]["id"] for i in range(setting.images)]
+    for system in systems:
+        if isinstance(system, PictureSystem):
+            for line in system.missing(ids):
+                note(line)
     if request.originals is not None:
-        write_originals(source, protocol, request.originals)
+        make_folder(request.originals)
+        write_originals(setting, request.originals)
     instruments, identities, judge = _instruments(request, systems, mesh, note)
-    batch_size = -(-request.batch_size // mesh.size) * mesh.size
-    kept = request.output / "measured", cache_folder() / "statistics"
-    measured = run(systems, source, protocol, instruments, identities, mesh, batch_size, *kept)
-    found = scores(measured, _timings(systems, source, protocol), protocol)
-    if not any(groups.keys() - {"table_1"} for groups in found["systems"].values()):
+    measured = run(systems, setting, instruments, identities, _kept(request))
+    for system in systems:
+        _tell_what_is_unreadable(system, note)
+    found = scores(measured, _timings(systems, setting), protocol)
+    if not any(map(_tells, found["systems"].values())):
         raise ValueError(f"nothing could be measured: {'; '.join(notes)}")
     found |= {
-        "about": _about(systems, command),
+        "about": _about(systems, identities, command),
         "data": {
-            "images": min(protocol.images, len(source)),
+            "records": request.data,
+            "images": setting.images,
             "split": protocol.split,
             "size": size,
             "band": band_width(size),
             "judge": judge,
         },
-        "protocol": asdict(protocol),
+        "protocol": asdict(protocol) | {"images": setting.images},
         "notes": notes,
     }
-    pictures = _pictures(request, systems, source, found, measured, mesh, batch_size, note)
-    replace_text(request.output / SCORES, json.dumps(found, indent=1) + "\n")
-    replace_text(request.output / REPORT, report(found, *pictures, request.output))
+    _write_scores(request, found)  # whatever becomes of the pictures
+    plots = _plots(request, found, note)
+    sheets = _sheets(request, systems, setting, measured)
+    _write_scores(request, found)
+    replace_text(request.output / REPORT, report(found, plots, sheets, request.output))
+    if request.keep_pictures:
+        for system in systems:
+            if isinstance(system, ModelSystem):
+                folder = request.output / "pictures" / system.name
+                write_pictures(system, setting, folder)
     return found
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, unless it is there.
+
+    Raises:
+      ValueError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: cannot be written to")
+
+
+def _write_scores(request: Request, found: Scores) -> None:
+    replace_text(request.output / SCORES, json.dumps(found, indent=1) + "\n")
+
+
+def _tells(tree: Any) -> bool:
+    """Whether there is any figure in a tree of scores."""
+    if not isinstance(tree, Mapping):
+        return False
+    if "value" in tree:
+        return tree["value"] is not None
+    return "median" in tree or any(map(_tells, tree.values()))
 
 
 # ---------------------------------------------------------------------------------------- systems
@@ -139,17 +185,16 @@ def _systems(request: Request, mesh: Mesh) -> list[System]:
     systems: list[System] = []
     for path in checkpoints:
         model = jax.device_put(l2.load(path), whole(mesh))
-        name = "shipped" if path is None else Path(path).resolve().name
-        systems.append(ModelSystem(_new_name(name, systems), model, request.protocol, mesh))
+        name = _new_name(Path("shipped" if path is None else path), systems)
+        systems.append(ModelSystem(name, model, request.protocol, mesh))
     for path in map(Path, request.pictures):
-        name = _new_name(path.resolve().name, systems)
-        systems.append(PictureSystem(name, path, request.protocol, mesh))
+        systems.append(PictureSystem(_new_name(path, systems), path, request.protocol, mesh))
     return systems
 
 
-def _new_name(name: str, systems: Sequence[System]) -> str:
+def _new_name(path: Path, systems: Sequence[System]) -> str:
     taken = {system.name for system in systems}
-    return next(n for n in _numbered(name) if n not in taken)
+    return next(name for name in _numbered(path.resolve().name) if name not in taken)
 
 
 def _numbered(name: str) -> Iterator[str]:
@@ -181,7 +226,37 @@ def _tell_what_is_lacking(system: System, protocol: Protocol, note: Say) -> None
         note(f"left out: {', '.join(names)} of {system.name}, for {reason}")
 
 
+def _tell_what_is_unreadable(system: System, note: Say) -> None:
+    lines = system.unreadable if isinstance(system, PictureSystem) else []
+    if lines:
+        more = f" (and {len(lines) - 1} more pictures cannot be read)" if len(lines) > 1 else ""
+        note(f"left out: {lines[0]}{more}")
+
+
 # ----------------------------------------------------------------------------- data and instruments
+
+
+def _how_many(
+    request: Request, source: Source, mesh: Mesh, size: int, note: Say
+) -> tuple[int, Protocol, Mesh, int]:
+    """The rest of a setting."""
+    protocol = request.protocol
+    images = min(protocol.images, len(source))
+    if images < protocol.images:
+        note(f"{images} images instead of {protocol.images}: {protocol.split} has no more")
+    wanted = request.batch_size or max(4, min(20, _PIXELS_AT_A_TIME // size**2))
+    batch_size = -(-min(wanted, images) // mesh.size) * mesh.size
+    return images, protocol, mesh, batch_size
+
+
+def _kept(request: Request) -> Kept:
+    """Where to keep what is measured; beside the report also where this user's cache is no use."""
+    beside, shared = request.output / "measured", cache_folder() / "statistics"
+    try:
+        make_folder(shared)
+    except ValueError:
+        shared = beside
+    return Kept(beside, shared)
 
 
 def _check_records(request: Request, size: int) -> None:
@@ -223,14 +298,16 @@ def _instruments(
                 )
         except (ValueError, OSError) as error:
             note(f"left out: FID and KID, for {error}")
-    judge, name = _judge(request, systems)
+    judge, name = _judge(request, systems, note)
     if judge is not None:
         identities["judge"] = fingerprint(judge)
     found = jax.device_put(Instruments(networks, inception, judge), whole(mesh))
     return found, identities, name
 
 
-def _judge(request: Request, systems: Sequence[System]) -> tuple[L2SAE | None, str | None]:
+def _judge(
+    request: Request, systems: Sequence[System], note: Say
+) -> tuple[L2SAE | None, str | None]:
     if "edit" not in request.protocol.measures:
         return None, None
     if request.judge is not None:
@@ -241,65 +318,57 @@ def _judge(request: Request, systems: Sequence[System]) -> tuple[L2SAE | None, s
     shipped = l2.load()
     if shipped.image_size == systems[0].image_size:
         return shipped, "the shipped model"
+    note("left out: whether edits keep the regions, for --judge names no model to find them")
     return None, None
 
 
 # ----------------------------------------------------------------------------------------- the rest
 
 
-def _timings(systems: Sequence[System], source: Source, protocol: Protocol) -> dict[str, Any]:
-    if "time" not in protocol.measures:
+def _timings(systems: Sequence[System], setting: Setting) -> dict[str, Any]:
+    if "time" not in setting.protocol.measures:
         return {}
-    count = min(_TIMED_IMAGES, len(source))
-    pixels = np.stack([source[i]["image"] for i in range(count)])
+    count = min(_TIMED_IMAGES, setting.images)
+    pixels = np.stack([setting.source[i]["image"] for i in range(count)])
     return {
-        system.name: time_edits(system.model, protocol, pixels)
+        system.name: time_edits(system.model, setting.protocol, pixels)
         for system in systems
         if isinstance(system, ModelSystem) and system.lacks("time") is None
     }
 
 
-def _about(systems: Sequence[System], command: Sequence[str]) -> dict[str, Any]:
+def _about(
+    systems: Sequence[System], identities: Mapping[str, str], command: Sequence[str]
+) -> dict[str, Any]:
     devices = jax.local_devices()
-    models = [system.model for system in systems if isinstance(system, ModelSystem)]
-    networks = [n for model in models for n in (model.smn, model.smpn) if n is not None]
     return {
-        "command": " ".join(command),
+        "command": shlex.join(command),
         "date": datetime.date.today().isoformat(),
         "device": f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})",
-        "precision": ", ".join(sorted({network.config.dtype for network in networks})) or None,
         "jax": jax.__version__,
         "version": l2.__version__,
+        "systems": {system.name: system.about() for system in systems},
+        "instruments": dict(identities),
     }
 
 
-def _pictures(
-    request: Request,
-    systems: Sequence[System],
-    source: Source,
-    found: Scores,
-    measured: Measured,
-    mesh: Mesh,
-    batch_size: int,
-    note: Say,
-) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Plots and contact sheets by title; and the pictures themselves, if they are to be kept."""
-    from l2sae_jax.evaluation.sheets import write_sheets
-
-    plots, sheets = {}, {}
-    if importlib.util.find_spec("matplotlib") is None:
-        note("left out: plots, pip install 'l2sae_jax[eval]'")
-    else:
+def _plots(request: Request, found: Scores, note: Say) -> dict[str, Path]:
+    try:
         from l2sae_jax.evaluation.plots import write_plots
+    except ImportError as error:
+        note(f"left out: plots, for {error}: pip install 'l2sae_jax[eval]'")
+        return {}
+    return write_plots(request.output / "plots", found)
 
-        plots = write_plots(request.output / "plots", found)
-    for system in systems:
-        table = measured.systems[system.name]
-        folder = request.output / "sheets" / system.name
-        how = source, table, request.protocol, mesh, batch_size
-        for title, file in write_sheets(folder, system, *how).items():
-            sheets[f"{title}, {system.name}"] = file
-        if request.keep_pictures and isinstance(system, ModelSystem):
-            kept = request.output / "pictures" / system.name
-            write_pictures(system, source, request.protocol, mesh, batch_size, kept)
-    return plots, sheets
+
+def _sheets(
+    request: Request, systems: Sequence[System], setting: Setting, measured: Measured
+) -> dict[str, Path]:
+    """Contact sheets of all systems, by their titles."""
+    return {
+        f"{title}, {system.name}": file
+        for system in systems
+        for title, file in write_sheets(
+            request.output / "sheets" / system.name, system, measured.systems[system.name], setting
+        ).items()
+    }

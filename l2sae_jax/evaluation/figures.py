@@ -28,7 +28,7 @@ class Figure(NamedTuple):
 def figures(table: Table, protocol: Protocol) -> dict[str, Figure]:
     """What can be told of a system, by names such as "segmentation.iou"."""
     found = {}
-    for name, make in _FIGURES.items():
+    for name, make in FIGURES.items():
         try:
             ratio, axes = make(table)
         except KeyError:  # a column that was not measured
@@ -77,8 +77,8 @@ def _confusion(table: Table) -> Made:
 
 
 def _leakage(table: Table) -> Made:
-    truth = table["segmentation/truth"][:, None, :]
-    return Ratio(table["segmentation/coverage"], truth), ("regions", "regions")
+    truth = table["segmentation/confusion"].sum(axis=2)[:, None, :]  # pixels of each true label
+    return Ratio(table["segmentation/coverage"], truth), ("regions", "labels")
 
 
 def _locality(table: Table) -> Made:
@@ -97,7 +97,7 @@ def _whole_structure(table: Table) -> Made:
     return Ratio(both.sum(axis=1), either.sum(axis=1)), ("regions",)
 
 
-_FIGURES: Mapping[str, Callable[[Table], Made]] = {
+FIGURES: Mapping[str, Callable[[Table], Made]] = {
     "segmentation.iou": _iou,
     "segmentation.f1": _f1,
     "segmentation.boundary_f": _mean_of("segmentation/boundary_f", "regions"),

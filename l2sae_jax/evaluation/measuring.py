@@ -4,7 +4,7 @@ Everything is measured on pictures as a user gets them, rounded to whole levels,
 figures and those of a folder with its pictures are the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from l2sae_jax.evaluation.batches import Batch
-from l2sae_jax.evaluation.protocol import Protocol, reconstruction, swap
+from l2sae_jax.evaluation.protocol import Kind, Protocol, reconstruction, swap
 from l2sae_jax.evaluation.systems import Made, Placed, System, place, segment
 from l2sae_jax.label_maps import label_map
 from l2sae_jax.metrics.inception import Inception
@@ -28,9 +28,6 @@ from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import ROWS, WHOLE, over_shards
 from l2sae_jax.pixels import to_images
 from l2sae_jax.regions import REGION_NAMES
-
-# A change of any figure that the same pictures give: what was measured before is measured again.
-VERSION = 1
 
 BOUNDARY_RADIUS = 2.0  # pixels
 
@@ -56,29 +53,52 @@ def band_width(image_size: int) -> int:
     return max(1, image_size // 32)
 
 
-def measure(
+class Task(NamedTuple):
+    """What there is to measure of a batch of images; the pictures are made when they are asked for.
+
+    Attributes:
+      found: the masks that the system found, or None.
+    """
+
+    system: System
+    batch: Batch
+    placed: Placed
+    found: Made | None
+    protocol: Protocol
+    instruments: Instruments
+    mesh: Mesh
+
+    def make(self, kind: Kind) -> Made | None:
+        """The system's pictures of a kind."""
+        return self.system.make(self.batch, self.placed, self.found, kind)
+
+
+def prepare(
     system: System, batch: Batch, protocol: Protocol, instruments: Instruments, mesh: Mesh
-) -> Rows:
-    """All figures of the images of a batch.
+) -> Task:
+    """Puts a batch on the devices, and has the system find its masks."""
+    placed = place(batch, mesh)
+    found = system.segment(batch, placed)
+    return Task(system, batch, placed, found, protocol, instruments, mesh)
+
+
+def measure(task: Task, name: str) -> Rows:
+    """All that a measure tells of the images of a batch.
 
     Returns:
-      Arrays `[count, ...]`; NaN where an image has no such figure. Axes after the first are of
-      regions, or of strengths and regions, in their order.
+      Arrays `[count, ...]`, by names such as "edit/inside"; NaN where an image has no such figure.
+      Axes after the first are of regions, or of strengths and regions, in their order. Empty where
+      the system has nothing to measure.
     """
-    placed = place(batch, mesh)
-    parts = {
+    part = {
         "segmentation": _segmentation,
         "reconstruction": _reconstruction,
         "edit": _edits,
         "sweep": _sweep,
         "swap": _swaps,
-    }
-    task = _Task(system, batch, placed, system.segment(batch, placed), protocol, instruments, mesh)
-    rows = {}
-    for name, part in parts.items():
-        if name in protocol.measures and system.lacks(name) is None:
-            rows |= {f"{name}/{column}": value for column, value in part(task).items()}
-    return {name: np.asarray(value)[: batch.count] for name, value in rows.items()}
+    }[name]
+    count = task.batch.count
+    return {f"{name}/{column}": value[:count] for column, value in part(task).items()}
 
 
 def originals(batch: Batch, instruments: Instruments, mesh: Mesh) -> Rows:
@@ -88,27 +108,16 @@ def originals(batch: Batch, instruments: Instruments, mesh: Mesh) -> Rows:
     return {"features": np.asarray(found["features"])[: batch.count]}
 
 
-class _Task(NamedTuple):
-    system: System
-    batch: Batch
-    placed: Placed
-    found: Made | None
-    protocol: Protocol
-    instruments: Instruments
-    mesh: Mesh
-
-    def make(self, kind) -> Made | None:
-        return self.system.make(self.batch, self.placed, self.found, kind)
-
-
-def _segmentation(task: _Task) -> Rows:
+def _segmentation(task: Task) -> Rows:
     if task.found is None:
         return {}
     found = _measure_masks(task.mesh, task.found.value, task.placed.truth)
+    if not task.system.has_slices:
+        del found["coverage"]
     return _rows(found, task.found.present)
 
 
-def _reconstruction(task: _Task) -> Rows:
+def _reconstruction(task: Task) -> Rows:
     made = task.make(reconstruction())
     if made is None:
         return {}
@@ -117,14 +126,14 @@ def _reconstruction(task: _Task) -> Rows:
     return _rows(found, made.present)
 
 
-def _edits(task: _Task) -> Rows:
+def _edits(task: Task) -> Rows:
     judge, judged = task.instruments.judge, None
     if judge is not None:
         judged = segment(judge, task.mesh, task.placed.pixels)
     return _by_region(partial(_edits_of, task, judged))
 
 
-def _edits_of(task: _Task, judged: Array | None, region: int) -> Rows:
+def _edits_of(task: Task, judged: Array | None, region: int) -> Rows:
     made = [task.make(kind) for kind in task.protocol.edits(region)]
     made = [one for one in made if one is not None]
     if not made:
@@ -143,32 +152,28 @@ def _edits_of(task: _Task, judged: Array | None, region: int) -> Rows:
     return rows
 
 
-def _sweep(task: _Task) -> Rows:
+def _sweep(task: Task) -> Rows:
     return _by_region(partial(_sweep_of, task))
 
 
-def _sweep_of(task: _Task, region: int) -> Rows:
-    rows = []
-    for kind in task.protocol.sweep(region):
-        made = task.make(kind)
-        if made is None:
-            return {}
-        rows.append(_edit_rows(task, made, region, ()))
-    return {name: np.stack([one[name] for one in rows], axis=1) for name in rows[0]} if rows else {}
+def _sweep_of(task: Task, region: int) -> Rows:
+    made = [task.make(kind) for kind in task.protocol.sweep(region)]
+    rows = [{} if one is None else _edit_rows(task, one, region, ()) for one in made]
+    return _stacked(rows, lambda name: 1)
 
 
-def _swaps(task: _Task) -> Rows:
+def _swaps(task: Task) -> Rows:
     return _by_region(partial(_swaps_of, task))
 
 
-def _swaps_of(task: _Task, region: int) -> Rows:
+def _swaps_of(task: Task, region: int) -> Rows:
     made = task.make(swap(region))
     if made is None:
         return {}
     return _rows(_measure_swap(task.mesh, task.placed, made.value, region), made.present)
 
 
-def _edit_rows(task: _Task, made: Made, region: int, measures: tuple[str, ...]) -> Rows:
+def _edit_rows(task: Task, made: Made, region: int, measures: tuple[str, ...]) -> Rows:
     band = band_width(task.batch.pixels.shape[1])
     truth = task.placed.truth[..., region]
     found = _measure_picture(
@@ -177,26 +182,29 @@ def _edit_rows(task: _Task, made: Made, region: int, measures: tuple[str, ...]) 
     return _rows(found, made.present)
 
 
-def _every_lpips(task: _Task) -> tuple[str, ...]:
+def _every_lpips(task: Task) -> tuple[str, ...]:
     return tuple(sorted(task.instruments.lpips))
 
 
-def _lpips_between(task: _Task, a: Array, b: Array) -> Array:
+def _lpips_between(task: Task, a: Array, b: Array) -> Array:
     measured = _measure_picture(
         task.mesh, ("alexnet",), task.instruments._replace(inception=None), a, b
     )
     return measured["lpips_alexnet"]
 
 
-def _by_region(measure_region) -> Rows:
+def _by_region(measure_region: Callable[[int], Rows]) -> Rows:
     """Columns of all regions, stacked as the last axis, or as the last but that of features."""
     found = [measure_region(region) for region in range(len(REGION_NAMES))]
-    like = {name: np.full_like(column, np.nan) for rows in found for name, column in rows.items()}
+    return _stacked(found, lambda name: -2 if name == "features" else -1)
+
+
+def _stacked(found: Sequence[Rows], axis: Callable[[str], int]) -> Rows:
+    """Columns stacked along a new axis, NaN in those places that have none."""
+    absent = {name: np.full_like(column, np.nan) for rows in found for name, column in rows.items()}
     return {
-        name: np.stack(
-            [rows.get(name, absent) for rows in found], axis=-2 if name == "features" else -1
-        )
-        for name, absent in like.items()
+        name: np.stack([rows.get(name, nothing) for rows in found], axis=axis(name))
+        for name, nothing in absent.items()
     }
 
 
@@ -216,10 +224,11 @@ def _rows(found: Mapping[str, Array], present: np.ndarray) -> Rows:
 def _measure_masks(mesh, found, truth):
     def apply(found, truth):
         labels = [label_map(masks, REGION_NAMES) for masks in (found, truth)]
+        background = 1.0 - jnp.max(truth, axis=-1, keepdims=True)
         return overlap(found, truth) | {
             "boundary_f": boundary_f(found, truth, BOUNDARY_RADIUS),
             "confusion": label_confusion(*labels, len(REGION_NAMES) + 1),
-            "coverage": coverage(found, truth),
+            "coverage": coverage(found, jnp.concatenate([background, truth], axis=-1)),
         }
 
     return over_shards(apply, mesh, (ROWS, ROWS), ROWS)(found, truth)

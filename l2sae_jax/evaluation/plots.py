@@ -109,7 +109,7 @@ def _locality(systems: Mapping[str, Any], looks: Mapping[str, _Look]) -> Figure 
     handles = {}
     for row, (zone, found) in zip(panels, zones.items(), strict=True):
         for axes, region in zip(row, REGION_NAMES, strict=True):
-            _bare(axes)
+            _bare(axes).tick_params(axis="x", labelsize="small")
             for system, by_strength in found.items():
                 at = {strength: scores.get(region) for strength, scores in by_strength.items()}
                 handles[system] = _draw_line(axes, at, looks[system])
@@ -190,13 +190,19 @@ def _draw_line(axes: Axes, by_strength: Mapping[str, Any], look: _Look) -> Line2
     # A marker may lie on the axis: nothing changes outside a region where the blend is local.
     style = {"color": look.colour, "marker": look.marker, "markersize": 4, "clip_on": False}
     (line,) = axes.plot(x, points.value, **style)
+    for unedited in points.value[np.equal(x, 0)]:
+        axes.axhline(unedited, color=look.colour, linestyle=":", linewidth=1)
     step = -(-len(x) // _TICKS)
-    axes.set_xticks(x[::step], strengths[::step])
+    # What decoding and blending alone change; below the number, as beside it there is no room.
+    names = [name if float(name) else f"{name}\nno edit\n(dotted)" for name in strengths]
+    axes.set_xticks(x[::step], names[::step])
     return line
 
 
 def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    names = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 3]}..." for n in handles]
+    # A name of bytes that are no letters cannot be drawn, nor can a line break be afforded.
+    names = ["".join(c if c.isprintable() else "?" for c in name) for name in handles]
+    names = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 3]}..." for n in names]
     # Between two dollar signs matplotlib would read mathematics.
     labels = [name.replace("$", r"\$") for name in names]
     columns = max(1, _LETTERS // (max(map(len, labels)) + 8))

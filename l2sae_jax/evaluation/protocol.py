@@ -11,7 +11,7 @@ from l2sae_jax.regions import REGION_NAMES
 # What can be measured, in the order of the report.
 MEASURES = ("segmentation", "reconstruction", "edit", "sweep", "swap", "realism", "time")
 
-_LIMITS = {"images": (1, 10_000_000), "samples": (1, 100), "seed": (0, 2**32 - 1)}
+_LIMITS = {"images": (1, 10_000_000), "samples": (1, 10), "seed": (0, 2**32 - 1)}
 
 
 class Kind(NamedTuple):
@@ -38,13 +38,13 @@ class Protocol:
     """What is measured and how.
 
     Attributes:
-      measures: some of `MEASURES`.
+      measures: some of `MEASURES`, whose order they take; "realism" is of the pictures of others.
       images: how many, from the first of the split; all of them where it has fewer.
       split: "train", "validation" or "test".
       strength: of the noise in an edit.
       samples: draws of the noise for each image and region. The figures of an edit are of the
         first; how much the draws differ is measured if there are several.
-      strengths: those of the sweep.
+      strengths: those of the sweep; 0 shows what decoding and blending change by themselves.
       blend, harmonise: how an edit is blended in; see `editing.edit`.
       seed: of the noise, of which every image has its own, and of the resampling.
 
@@ -57,7 +57,7 @@ class Protocol:
     split: str = "test"
     strength: float = 0.6
     samples: int = 2
-    strengths: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0)
+    strengths: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     blend: str = "paper"
     harmonise: bool = False
     seed: int = 0
@@ -67,6 +67,12 @@ class Protocol:
         if unknown or not self.measures:
             what = f"unknown measure {unknown[0]!r}" if unknown else "no measure named"
             raise ValueError(f"{what}: choose from {', '.join(MEASURES)}")
+        measures = tuple(name for name in MEASURES if name in self.measures)
+        object.__setattr__(self, "measures", measures)
+        if "realism" in measures and not {"reconstruction", "edit", "sweep"} & {*measures}:
+            raise ValueError("realism is of pictures: name reconstruction, edit or sweep as well")
+        if "sweep" in measures and not self.strengths:
+            raise ValueError("a sweep without strengths: name some, or leave the sweep out")
         for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
             if not least <= value <= most:
@@ -74,7 +80,7 @@ class Protocol:
         for strength in (self.strength, *self.strengths):
             if not (math.isfinite(strength) and strength >= 0):
                 raise ValueError(f"strength {strength}: expected a number from 0 up")
-        if len(set(self.strengths)) < len(self.strengths):
+        if len({f"{strength:g}" for strength in self.strengths}) < len(self.strengths):
             told = ", ".join(map(str, self.strengths))
             raise ValueError(f"strengths {told}: expected different ones")
         if self.split not in SPLITS:

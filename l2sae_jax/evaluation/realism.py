@@ -1,109 +1,142 @@
 """How far a system's pictures are from the originals as distributions: FID and KID."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from l2sae_jax.evaluation.protocol import Protocol
 from l2sae_jax.evaluation.store import Table
-from l2sae_jax.metrics.distances import Moments, frechet_with_error, kernel_distance
+from l2sae_jax.metrics.distances import (
+    Moments,
+    frechet_jackknife,
+    jackknife_error,
+    kernel_distance,
+)
 from l2sae_jax.metrics.resampling import Estimate
 from l2sae_jax.regions import REGION_NAMES
 
 # Of the images, each left out in turn, for the standard error of a distance.
-_BLOCKS = 10
-_FEWEST = 20  # images; two of each block
+_TENTHS = 10
+FEWEST_IMAGES = 30
 
-_NOTHING = Estimate(np.nan, np.nan, np.nan, np.nan, 0)
-
-Features = np.ndarray
+Features = Float[np.ndarray, "N *K D"]
 
 
-def realism(table: Table, originals: Table, protocol: Protocol) -> dict[str, Any]:
-    """FID and KID of all edits together, and of some of a system's pictures apart.
+class Distance(NamedTuple):
+    """A distance between two sets of features.
+
+    Attributes:
+      left_out: the distance without each tenth of the images.
+      count: how many pictures there are.
+    """
+
+    value: float
+    left_out: Float[np.ndarray, "10"]
+    count: int
+
+
+def frechet_distances(table: Table, originals: Table, protocol: Protocol) -> dict[str, Any]:
+    """FID of all edits together, and of some of a system's pictures apart.
 
     Args:
       table: a system's rows, with Inception features of its pictures.
       originals: the features of the originals, of the same images in the same order.
 
     Returns:
-      An `Estimate` for "fid" and "kid", of the edits of all regions; "fid_reconstruction"; and by
-      region "fid_by_region", by strength "fid_by_strength". Less what the system did not make, all
-      of it if there are fewer than 20 images. The standard errors are jackknife estimates over
-      tenths of the images.
+      A `Distance` for "fid", of the edits of all regions, and "fid_reconstruction"; and by region
+      "fid_by_region", by strength "fid_by_strength". Less what the system did not make, or made of
+      fewer than 30 images.
     """
-    count = sum(len(block) for block in originals.blocks("features"))
-    if count < _FEWEST:
+    count = sum(map(len, originals.blocks("features")))
+    if count < FEWEST_IMAGES:
         return {}
-    real = _Blocks(originals, "features", count)
+    real = _moments(originals, "features", count)
+
+    def distance(column, select=lambda features: features):
+        made = _moments(table, column, count, select)
+        pictures = sum(tenth.count for tenth in made)
+        if pictures - max(tenth.count for tenth in made) < FEWEST_IMAGES // 2:
+            return None
+        return Distance(*frechet_jackknife(real, made), pictures)
+
     found: dict[str, Any] = {}
     if "edit/features" in table:
-        found["fid"] = real.distance(table, "edit/features")
-        found["kid"] = _kernel(table["edit/features"], originals["features"], protocol.seed)
-        found["fid_by_region"] = {
-            name: real.distance(table, "edit/features", lambda f, r=r: f[:, r])
+        by_region = {
+            name: distance("edit/features", lambda features, r=r: features[:, r])
             for r, name in enumerate(REGION_NAMES)
         }
+        found["fid_by_region"] = _without_none(by_region)
+        if len(found["fid_by_region"]) == len(REGION_NAMES):
+            found["fid"] = distance("edit/features")
     if "reconstruction/features" in table:
-        found["fid_reconstruction"] = real.distance(table, "reconstruction/features")
+        found["fid_reconstruction"] = distance("reconstruction/features")
     if "sweep/features" in table:
-        found["fid_by_strength"] = {
-            f"{strength:g}": real.distance(table, "sweep/features", lambda f, s=s: f[:, s])
+        by_strength = {
+            f"{strength:g}": distance("sweep/features", lambda features, s=s: features[:, s])
             for s, strength in enumerate(protocol.strengths)
         }
-    return found
+        found["fid_by_strength"] = _without_none(by_strength)
+    return _without_none(found)
 
 
-class _Blocks:
-    """The moments of the originals' features, by tenths of the images."""
-
-    def __init__(self, originals: Table, column: str, count: int):
-        self._count = count
-        self._moments = self._of(originals, column, lambda features: features)
-
-    def distance(
-        self,
-        table: Table,
-        column: str,
-        select: Callable[[Features], Features] = lambda features: features,
-    ) -> Estimate:
-        """The Frechet distance of what `select` takes of each batch of a column."""
-        made = self._of(table, column, select)
-        count = sum(block.count for block in made)
-        if count - max(block.count for block in made) < _FEWEST:
-            return _NOTHING
-        value, error = frechet_with_error(self._moments, made)
-        return _estimate(value, error, count)
-
-    def _of(
-        self, table: Table, column: str, select: Callable[[Features], Features]
-    ) -> list[Moments]:
-        moments: list[Moments | None] = [None] * _BLOCKS
-        for positions, features in _numbered(table.blocks(column)):
-            chosen, tenth = select(features), positions * _BLOCKS // self._count
-            for block in np.unique(tenth):
-                rows = chosen[tenth == block].reshape(-1, features.shape[-1])
-                found = Moments.of(rows[~np.isnan(rows).any(axis=1)])
-                moments[block] = found if moments[block] is None else moments[block] + found
-        return moments
-
-
-def _numbered(blocks: Iterator[Features]) -> Iterator[tuple[np.ndarray, Features]]:
-    start = 0
-    for block in blocks:
-        yield np.arange(start, start + len(block)), block
-        start += len(block)
-
-
-def _kernel(made: Features, real: Features, seed: int) -> Estimate:
+def kernel_estimate(table: Table, originals: Table, seed: int) -> Estimate | None:
+    """KID of the edits of all regions; None if some region has too few."""
+    if "edit/features" not in table:
+        return None
+    made, real = table["edit/features"], originals["features"]
     there = ~np.isnan(made).any(axis=-1)
+    if there.sum(axis=0).min() < FEWEST_IMAGES:
+        return None
     images = np.arange(len(real)), np.nonzero(there)[0]  # which image each row is of
-    if len(images[1]) < _FEWEST:
-        return _NOTHING
     value, error = kernel_distance(real, made[there], seed=seed, images=images)
-    return _estimate(value, error, len(images[1]))
+    return _estimate(value, error, int(there.sum()))
+
+
+def estimate_of(distance: Distance) -> Estimate:
+    """A distance with its jackknife error."""
+    return _estimate(distance.value, jackknife_error(distance.left_out), distance.count)
+
+
+def difference_of(a: Distance, b: Distance) -> Estimate:
+    """How much greater distance a is than b; the same images are left out of both."""
+    error = jackknife_error(a.left_out - b.left_out)
+    return _estimate(a.value - b.value, error, min(a.count, b.count))
 
 
 def _estimate(value: float, error: float, count: int) -> Estimate:
     return Estimate(value, error, value - 1.96 * error, value + 1.96 * error, count)
+
+
+def _without_none(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _moments(
+    table: Table,
+    column: str,
+    count: int,
+    select: Callable[[Features], Features] = lambda features: features,
+) -> list[Moments]:
+    """The moments of what `select` takes of a column, by tenths of `count` images."""
+    return [
+        Moments.of(np.concatenate(rows))
+        for rows in _tenths(map(select, table.blocks(column)), count)
+    ]
+
+
+def _tenths(blocks: Iterator[Features], count: int) -> Iterator[list[Features]]:
+    """The rows of each tenth of the images, without those that are not there."""
+    position, rows = 0, []
+    ends = iter([count * (k + 1) // _TENTHS for k in range(_TENTHS)])
+    end = next(ends)
+    for block in blocks:
+        while len(block):
+            part, block = block[: end - position], block[end - position :]
+            flat = part.reshape(-1, part.shape[-1])
+            rows.append(flat[~np.isnan(flat).any(axis=1)])
+            position += len(part)
+            if position == end:
+                yield rows
+                rows, end = [], next(ends, count)

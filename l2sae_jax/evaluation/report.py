@@ -1,5 +1,6 @@
 """report.md: what was measured, in tables and plain words."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,8 @@ _SECTIONS = (
         ),
         "Masks found against true ones. IoU and F1 are of the pixels of all images together; the "
         "boundary F measure is an image's own, matched within 2 pixels, and averaged over the "
-        "images that have the region or were thought to.",
+        "images that have the region or were thought to; the smaller the pictures, the more "
+        "lenient are 2 pixels. Masks of a model may overlap, those of label maps cannot.",
     ),
     _Section(
         "Edits",
@@ -67,9 +69,22 @@ _SECTIONS = (
         "of 255, inside the region's *true* mask, in a band of {band} px round it, and outside "
         "both; locality is the share of the one inside in the sum of those inside and outside. "
         "LPIPS (AlexNet) is of the whole picture, and LPIPS inside of a picture changed inside the "
-        "true mask alone. "
+        "true mask alone. What decoding and blending change by themselves counts as well: see "
+        "strength 0 below. "
         "Regions kept: masks found in the edit against those found in the original, by {judge}. "
         "Diversity: LPIPS between edits of the same region by different noise.",
+    ),
+    _Section(
+        "Strength",
+        "sweep",
+        _REGIONS,
+        (
+            _Line("change_inside", "change inside", 2),
+            _Line("change_outside", "change outside ↓", 2),
+            _Line("lpips_inside", "LPIPS inside"),
+        ),
+        "The same by the strength of the noise. At strength 0 the style stays as it is: what is "
+        "told there is what decoding and blending change by themselves, and no edit.",
     ),
     _Section(
         "Swaps",
@@ -82,7 +97,8 @@ _SECTIONS = (
         ),
         "Each region in the style of the next image of the data set. As in StyleMapGAN: mean "
         "squared errors in [-1, 1] against the original outside both images' true masks of the "
-        "region, and against the reference within them.",
+        "region, and against the reference within them. StyleMapGAN chose pairs whose masks agree "
+        "most, so its published figures are not comparable.",
     ),
     _Section(
         "Reconstruction",
@@ -111,12 +127,13 @@ def report(
         if section.group == "segmentation":
             for name, groups in systems.items():
                 parts += _matrices(name, groups.get("segmentation", {}))
-    parts += [*_realism(systems), *_time(systems)]
+    parts += [*_realism(scores), *_time(systems)]
     for title, pictures in (("Plots", plots), ("Best, median and worst", sheets)):
         if pictures:
             parts.append(f"## {title}")
             parts += [
-                f"{caption}\n\n![{caption}]({quote(file.relative_to(folder).as_posix())})"
+                f"{_plain(caption)}\n\n"
+                f"![{_plain(caption)}]({quote(file.relative_to(folder).as_posix())})"
                 for caption, file in pictures.items()
             ]
     if scores["notes"]:
@@ -156,14 +173,19 @@ def _found(groups: Scores, path: Iterable[str]) -> Any:
 def _opening(scores: Scores) -> str:
     data, about = scores["data"], scores["about"]
     settings = "; ".join(f"{name} {_told(value)}" for name, value in scores["protocol"].items())
+    systems = "\n".join(
+        f"- {_plain(name)}: {_plain(', '.join(f'{k} {v}' for k, v in what.items()))}"
+        for name, what in about["systems"].items()
+    )
+    instruments = ", ".join(f"{name} {value}" for name, value in about["instruments"].items())
     return (
         f"{data['images']} {data['split']} images of {data['size']} x {data['size']} px, on "
-        f"{about['date']}; {about['device']}, {about['precision']}, JAX {about['jax']}, l2sae_jax "
-        f"{about['version']}. Figures are followed by their standard errors over images, by "
-        "bootstrap; `scores.json` has 95 % intervals, and how many images each figure is of. "
-        "Arrows say which way is better."
+        f"{about['date']}; {about['device']}, JAX {about['jax']}, l2sae_jax {about['version']}."
+        f"\n\n{systems}\n\n"
+        "Figures are followed by their standard errors over images, by bootstrap; `scores.json` "
+        "has 95 % intervals. Arrows say which way is better. Means are of all five regions."
         f"{_comparison(scores)}\n\n"
-        f"Protocol: {settings}.\n\n    {about['command']}"
+        f"Protocol: {settings}. Instruments: {instruments or 'none'}.\n\n    {about['command']}"
     )
 
 
@@ -171,8 +193,8 @@ def _comparison(scores: Scores) -> str:
     if not scores["differences"]:
         return ""
     return (
-        f" Lines named *less {next(iter(scores['systems']))}* are differences on the same images, "
-        "with their 95 % intervals."
+        f" Lines that end in *less {_plain(next(iter(scores['systems'])))}* are differences on the "
+        "same images, with their 95 % intervals; of so many, one in twenty leaves out 0 by chance."
     )
 
 
@@ -210,14 +232,14 @@ def _section(section: _Section, scores: Scores) -> list[str]:
     if not rows:
         return []
     accuracies = [
-        f"Pixel accuracy over {len(LABELS)} labels, {name}: "
+        f"Pixel accuracy over {len(LABELS)} labels, {_plain(name)}: "
         f"{_shown(groups['segmentation']['pixel_accuracy'], 4)}."
         for name, groups in scores["systems"].items()
         if section.group == "segmentation" and "segmentation" in groups
     ]
     return [
         f"## {section.title}",
-        _table(["", *(section.columns or ["all"])], rows),
+        _table(["", *(section.columns or ["all"]), "images"], rows),
         "\n\n".join([section.meaning.format(**scores["data"]), *accuracies]),
     ]
 
@@ -229,14 +251,19 @@ def _rows(
     show: Callable[..., str],
     named: bool,
 ) -> list[list[str]]:
-    """A figure of every system that has it, or of every difference."""
+    """A figure of every system that has it, or of every difference; by strength, a line each."""
     rows = []
     for name, groups in systems.items():
         figure = groups.get(section.group, {}).get(line.name)
-        if figure is not None:
-            cells = [figure[column] for column in section.columns] if section.columns else [figure]
-            title = f"{line.title}, {name}" if named else line.title
-            rows.append([title, *(show(cell, line.decimals) for cell in cells)])
+        if figure is None:
+            continue
+        title = f"{line.title}, {name}" if named else line.title
+        by_strength = figure.items() if section.group == "sweep" else [(None, figure)]
+        for strength, told in by_strength:
+            cells = [told[column] for column in section.columns] if section.columns else [told]
+            end = "" if strength is None else f", strength {strength}"
+            shown = [show(cell, line.decimals) for cell in cells]
+            rows.append([title + end, *shown, _counts(cells)])
     return rows
 
 
@@ -244,47 +271,53 @@ def _matrices(name: str, segmentation: Mapping[str, Any]) -> list[str]:
     parts = []
     if "leakage" in segmentation:
         parts += [
-            f"### Leakage of slices, {name}",
-            _matrix(segmentation["leakage"], REGION_NAMES, "slice"),
+            f"### Leakage of slices, {_plain(name)}",
+            _matrix(segmentation["leakage"], "slice"),
             "How much of a true region's pixels (column) the mask decoded from a slice (row) "
-            "covers: 1 on the diagonal and 0 elsewhere if every slice holds its own region alone.",
+            "covers. Where every slice holds its own region alone it is 1 there and 0 elsewhere.",
         ]
     if "confusion" in segmentation:
         parts += [
-            f"### Confusion, {name}",
-            _matrix(segmentation["confusion"], LABELS, "true"),
+            f"### Confusion, {_plain(name)}",
+            _matrix(segmentation["confusion"], "true"),
             "Which label the pixels of a true label (row) are given, as shares. Where masks "
             "overlap the label is that of the part in front.",
         ]
     return parts
 
 
-def _matrix(figure: Mapping[str, Any], names: Sequence[str], corner: str) -> str:
-    rows = [[row, *(_shown(figure[row][column], 3) for column in names)] for row in names]
-    return _table([corner, *names], rows)
+def _matrix(figure: Mapping[str, Any], corner: str) -> str:
+    rows = [[row, *(_shown(cells[name], 3) for name in LABELS)] for row, cells in figure.items()]
+    return _table([corner, *LABELS], rows)
 
 
-def _realism(systems: Mapping[str, Any]) -> list[str]:
+def _realism(scores: Scores) -> list[str]:
     columns = ["FID ↓", "KID ↓", "FID of reconstructions ↓", *(f"FID, {r} ↓" for r in REGION_NAMES)]
-    rows = []
-    for name, groups in systems.items():
-        if "realism" not in groups:
-            continue
-        found = groups["realism"]
-        by_region = found.get("fid_by_region", {})
-        cells = [_shown(found.get("fid"), 2), _shown(found.get("kid"), 4)]
-        cells.append(_shown(found.get("fid_reconstruction"), 2))
-        rows.append([name, *cells, *(_shown(by_region.get(r), 2) for r in REGION_NAMES)])
+    rows, by_strength = [], []
+    for systems, show in ((scores["systems"], _shown), (scores["differences"], _apart)):
+        for name, groups in systems.items():
+            found = groups.get("realism")
+            if not found:
+                continue
+            by_region = found.get("fid_by_region", {})
+            cells = [show(found.get("fid"), 2), show(found.get("kid"), 4)]
+            cells.append(show(found.get("fid_reconstruction"), 2))
+            rows.append([name, *cells, *(show(by_region.get(r), 2) for r in REGION_NAMES)])
+            by_strength += [
+                [f"{name}, strength {strength}", show(one, 2)]
+                for strength, one in found.get("fid_by_strength", {}).items()
+            ]
     if not rows:
         return []
     return [
         "## Realism",
         _table(["", *columns], rows),
+        *([_table(["", "FID ↓"], by_strength)] if by_strength else []),
         "Distances between the Inception features of the originals and of the edits of all regions "
-        "together, or of one region. FID grows as images grow fewer: compare figures of the same "
-        "number only. KID compares edits with the very images they are made from, which draws it "
-        "below 0 where edits change little. Standard errors are jackknife estimates, for FID over "
-        "tenths of the images.",
+        "together, or of one region. The originals are the very images that were edited, so a "
+        "weaker edit is nearer to them, and none is nearest: compare edits of like strength, "
+        "and with strength 0. FID grows as images grow fewer: compare figures of the same number "
+        "only. Standard errors are jackknife estimates, for FID over tenths of the images.",
     ]
 
 
@@ -309,7 +342,17 @@ def _time(systems: Mapping[str, Any]) -> list[str]:
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text whose characters Markdown takes as they are, in one line."""
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _counts(estimates: Iterable[Mapping[str, Any]]) -> str:
+    counts = {estimate["count"] for estimate in estimates}
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _shown(estimate: Mapping[str, Any] | None, decimals: int) -> str:
@@ -319,14 +362,14 @@ def _shown(estimate: Mapping[str, Any] | None, decimals: int) -> str:
     return f"{value:.{decimals}f}" + ("" if error is None else f" ± {error:.{decimals}f}")
 
 
-def _apart(estimate: Mapping[str, Any], decimals: int) -> str:
-    value, low, high = (estimate[name] for name in ("value", "low", "high"))
-    if low is None:
+def _apart(estimate: Mapping[str, Any] | None, decimals: int) -> str:
+    if estimate is None or estimate["low"] is None:
         return "-"
-    return f"{value:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+    value, low, high = (f"{estimate[name]:+.{decimals}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def _seconds(timing: Mapping[str, Any] | None) -> str:
     if timing is None:
         return "-"
-    return f"{timing['median']:.3g} [{timing['low']:.3g}, {timing['high']:.3g}]"
+    return f"{timing['median']:.3g} ({timing['low']:.3g} to {timing['high']:.3g})"

@@ -1,27 +1,62 @@
 """Measuring systems on a data set, batch by batch; what an earlier run measured is kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from l2sae_jax.data.sources import Source
-from l2sae_jax.evaluation.batches import batches
-from l2sae_jax.evaluation.measuring import VERSION, Instruments, measure, originals
+from l2sae_jax.evaluation.batches import Batch, batches
+from l2sae_jax.evaluation.measuring import Instruments, measure, originals, prepare
 from l2sae_jax.evaluation.protocol import Protocol
 from l2sae_jax.evaluation.store import Table, digest, kept_rows
 from l2sae_jax.evaluation.systems import System
 
-# What does not change the figures of an image.
-_INCIDENTAL = ("images", "split")
+# What the figures of each measure depend on, besides the system: fields of the protocol, and
+# instruments.
+_BLENDING = ("blend", "harmonise")
+_DEPENDS = {
+    "segmentation": ((), ()),
+    "reconstruction": ((), ("lpips", "inception")),
+    "edit": (("strength", "samples", "seed", *_BLENDING), ("lpips", "inception", "judge")),
+    "sweep": (("strengths", "seed", *_BLENDING), ("lpips", "inception")),
+    "swap": (_BLENDING, ()),
+}
+
+
+class Setting(NamedTuple):
+    """What is measured, and how it is computed.
+
+    Attributes:
+      images: how many of the source, from the first.
+      batch_size: a multiple of the number of the mesh's devices.
+    """
+
+    source: Source
+    images: int
+    protocol: Protocol
+    mesh: Mesh
+    batch_size: int
+
+
+class Kept(NamedTuple):
+    """The folders that keep what is measured of systems, and the features of originals."""
+
+    systems: Path
+    originals: Path
 
 
 class Measured(NamedTuple):
-    """The rows of all images: of each system, and of the originals, whose only column is their
-    Inception features, or None where there is no Inception network."""
+    """The rows of all images.
+
+    Attributes:
+      systems: those of each system.
+      originals: "features", by Inception, or None where there is no such network.
+    """
 
     systems: dict[str, Table]
     originals: Table | None
@@ -29,53 +64,82 @@ class Measured(NamedTuple):
 
 def run(
     systems: Sequence[System],
-    source: Source,
-    protocol: Protocol,
+    setting: Setting,
     instruments: Instruments,
     identities: Mapping[str, str],
-    mesh: Mesh,
-    batch_size: int,
-    output: Path,
-    shared: Path,
+    kept: Kept,
 ) -> Measured:
-    """Measures every system on the first images of a data set.
+    """Measures every system on every image.
 
     Args:
-      identities: hashes of the instruments, by name.
-      batch_size: a multiple of the number of the mesh's devices.
-      output: the folder that keeps what is measured of systems.
-      shared: the folder that keeps the features of originals, for all evaluations.
+      identities: hashes of the instruments there are, by name.
 
     Raises:
-      ValueError: pictures that cannot be read, or are of another size than the originals.
+      ValueError: pictures of another size than the originals, or a batch that does not fit in
+        memory.
       OSError: a folder cannot be written to.
     """
-    settings = {"version": VERSION, "instruments": dict(identities)}
-    whole = settings | {"protocol": _settings(protocol)}
-    features = settings | {"instruments": {"inception": identities.get("inception")}}
-    files: dict[str, list[Path]] = {system.name: [] for system in systems}
-    original_files: list[Path] = []
-    count = min(protocol.images, len(source))
-    with tqdm(total=count * len(systems), unit="image", dynamic_ncols=True) as bar:
-        for batch in batches(source, count, batch_size):
+    files: dict[str, dict[str, list[Path]]] = {system.name: {} for system in systems}
+    features: list[Path] = []
+    with tqdm(total=setting.images * len(systems), unit="image", dynamic_ncols=True) as bar:
+        for batch in batches(setting.source, setting.images, setting.batch_size):
             if instruments.inception is not None:
-                name = digest(batch, features)
-                original_files.append(
-                    kept_rows(shared, name, lambda b=batch: originals(b, instruments, mesh))
-                )
+                features.append(_features(batch, setting, instruments, identities, kept))
             for system in systems:
-                name = digest(batch, whole | {"system": system.digest(batch)})
-                files[system.name].append(
-                    kept_rows(
-                        output,
-                        name,
-                        lambda s=system, b=batch: measure(s, b, protocol, instruments, mesh),
-                    )
-                )
+                found = _measured(system, batch, setting, instruments, identities, kept)
+                for name, file in found.items():
+                    files[system.name].setdefault(name, []).append(file)
                 bar.update(batch.count)
     tables = {name: Table(found) for name, found in files.items()}
-    return Measured(tables, Table(original_files) if original_files else None)
+    return Measured(tables, Table({"features": features}) if features else None)
 
 
-def _settings(protocol: Protocol) -> dict[str, Any]:
-    return {name: value for name, value in asdict(protocol).items() if name not in _INCIDENTAL}
+def _measured(
+    system: System,
+    batch: Batch,
+    setting: Setting,
+    instruments: Instruments,
+    identities: Mapping[str, str],
+    kept: Kept,
+) -> dict[str, Path]:
+    """The files with what each measure tells of a batch."""
+    protocol = setting.protocol
+
+    @cache  # by all measures, but not if all are kept from before
+    def task():
+        return prepare(system, batch, protocol, instruments, setting.mesh)
+
+    arrays = [array[: batch.count] for array in batch[:-1]]
+    made = system.digest(batch)
+    files = {}
+    for name in protocol.measures:
+        if name not in _DEPENDS or system.lacks(name) is not None:
+            continue
+        fields, needed = _DEPENDS[name]
+        settings = {
+            "measure": name,
+            "system": made,
+            "protocol": {field: getattr(protocol, field) for field in fields},
+            "instruments": {one: identities.get(one) for one in needed},
+        }
+        try:
+            files[name] = kept_rows(
+                kept.systems, digest(arrays, settings), lambda name=name: measure(task(), name)
+            )
+        except jax.errors.JaxRuntimeError as error:
+            raise ValueError(
+                f"a batch of {setting.batch_size} cannot be computed, try a smaller one: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+    return files
+
+
+def _features(
+    batch: Batch,
+    setting: Setting,
+    instruments: Instruments,
+    identities: Mapping[str, str],
+    kept: Kept,
+) -> Path:
+    name = digest([batch.pixels[: batch.count]], {"inception": identities["inception"]})
+    return kept_rows(kept.originals, name, partial(originals, batch, instruments, setting.mesh))

@@ -1,17 +1,18 @@
 """Contact sheets of best, median and worst cases: masks by their IoU, edits by their locality."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from l2sae_jax.batch_editing.contact_sheet import Cell, ContactSheet
-from l2sae_jax.data.sources import Source
 from l2sae_jax.evaluation.batches import Batch, batch_of
+from l2sae_jax.evaluation.figures import FIGURES
 from l2sae_jax.evaluation.protocol import Protocol
+from l2sae_jax.evaluation.running import Setting
 from l2sae_jax.evaluation.store import Table
 from l2sae_jax.evaluation.systems import Placed, System, place
 from l2sae_jax.label_maps import colour_map, label_map, overlay
@@ -20,6 +21,7 @@ from l2sae_jax.regions import REGION_NAMES
 _CELL_SIZE = 192  # pixels, so that four are as wide as a report
 _COLUMNS = 4
 _AMPLIFIED = 4
+_GROUPS = ("best", "median", "worst")
 
 Picture = UInt8[np.ndarray, "H W 3"]
 
@@ -28,7 +30,7 @@ class Case(NamedTuple):
     """What a line of a sheet shows.
 
     Attributes:
-      group: "best", "median" or "worst".
+      group: "best", "median" or "worst" of its column.
       image: its position in the data set.
       column: of the image's scores; of edits the position in `REGION_NAMES`.
       score: more is better.
@@ -41,22 +43,14 @@ class Case(NamedTuple):
 
 
 def write_sheets(
-    folder: Path,
-    system: System,
-    source: Source,
-    table: Table,
-    protocol: Protocol,
-    mesh: Mesh,
-    batch_size: int,
-    cases: int = 4,
+    folder: Path, system: System, table: Table, setting: Setting, cases: int = len(REGION_NAMES)
 ) -> dict[str, Path]:
     """Writes the sheets for which a system was measured; makes again only the pictures they show.
 
     Args:
       folder: where to write; made if need be.
-      source: the data set that `table` is of, from its first image.
-      protocol: the one that was measured by.
-      batch_size: images at a time; a multiple of the number of the mesh's devices.
+      table: what was measured of the system.
+      setting: what it was measured in.
       cases: lines in each group; fewer where there are not three times as many images.
 
     Returns:
@@ -76,57 +70,80 @@ def write_sheets(
             continue
         folder.mkdir(parents=True, exist_ok=True)
         sheet = ContactSheet(folder, _CELL_SIZE, name, _COLUMNS, lines=len(chosen))
-        for start in range(0, len(chosen), batch_size):
-            some = chosen[start : start + batch_size]
+        for start in range(0, len(chosen), setting.batch_size):
+            some = chosen[start : start + setting.batch_size]
             positions = [case.image for case in some]
-            batch = batch_of(source, len(scores), positions, batch_size)
-            for cells in draw(some, system, batch, place(batch, mesh), protocol):
+            batch = batch_of(setting.source, setting.images, positions, setting.batch_size)
+            for cells in draw(some, system, batch, place(batch, setting.mesh), setting.protocol):
                 sheet.add((), cells)
         sheet.finish()
         written[title] = folder / f"{name}.png"
     return written
 
 
+# --------------------------------------------------------------------------------------- choosing
+
+
 def choose(scores: Float[np.ndarray, "N K"], cases: int) -> list[Case]:
-    """The best, median and worst of all scores, of every image one at the most, from best to worst.
+    """The best, the median and the worst of each column in turn, of every image one at the most.
+
+    Scores are held against others of their column only, for one region is harder than another.
 
     Args:
       scores: more is better; NaN does not count.
       cases: how many a group; a third of the images if that is less, but 1 at least.
+
+    Returns:
+      Group by group and in each by column, from best to worst.
     """
-    pairs = np.argwhere(np.isfinite(scores))
-    pairs = pairs[np.argsort(-scores[tuple(pairs.T)], kind="stable")]
-    size = min(cases, max(1, len(set(pairs[:, 0])) // 3))
-    ranks = range(len(pairs))
-    middle = (len(pairs) - 1) / 2
-    orders: Mapping[str, Iterable[int]] = {
-        "best": ranks,
-        "worst": reversed(ranks),
-        "median": sorted(ranks, key=lambda rank: abs(rank - middle)),
+    ranked = [_from_the_best(column) for column in scores.T]
+    orders = {
+        "best": ranked,
+        "worst": [images[::-1] for images in ranked],
+        "median": [_from_the_middle(images) for images in ranked],
     }
+    size = min(cases, max(1, np.isfinite(scores).any(axis=1).sum() // 3))
     taken: set[int] = set()
-    groups = {}
-    for group, order in orders.items():
-        groups[group] = _first_of_new_images(order, pairs[:, 0], size, taken)
-    return [
-        Case(group, *map(int, pairs[rank]), float(scores[tuple(pairs[rank])]))
-        for group in ("best", "median", "worst")
-        for rank in sorted(groups[group])
+    chosen = [
+        Case(group, image, column, float(scores[image, column]))
+        for group, columns in orders.items()
+        for image, column in _in_turn(columns, size, taken)
     ]
+    return sorted(chosen, key=lambda case: (_GROUPS.index(case.group), case.column, -case.score))
 
 
-def _first_of_new_images(
-    order: Iterable[int], images: Sequence[int], size: int, taken: set[int]
-) -> list[int]:
-    """The first `size` ranks whose images are not taken yet; takes them."""
-    found: list[int] = []
-    for rank in order:
-        if len(found) == size:
-            break
-        if images[rank] not in taken:
-            taken.add(images[rank])
-            found.append(rank)
-    return found
+def _from_the_best(column: Float[np.ndarray, " N"]) -> Int[np.ndarray, " n"]:
+    """The images that have a score."""
+    images = np.flatnonzero(np.isfinite(column))
+    return images[np.argsort(-column[images], kind="stable")]
+
+
+def _from_the_middle(images: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Those first that are nearest to the middle."""
+    middle = (len(images) - 1) / 2
+    return images[np.argsort(np.abs(np.arange(len(images)) - middle), kind="stable")]
+
+
+def _in_turn(
+    columns: Sequence[Int[np.ndarray, " n"]], size: int, taken: set[int]
+) -> Iterator[tuple[int, int]]:
+    """Images and their columns: of each in turn the first that is not taken yet; takes them."""
+    waiting = deque((column, iter(images.tolist())) for column, images in enumerate(columns))
+    while waiting and size:
+        column, images = waiting.popleft()
+        image = next((image for image in images if image not in taken), None)
+        if image is not None:
+            taken.add(image)
+            size -= 1
+            waiting.append((column, images))
+            yield image, column
+
+
+def _of_each_image(name: str, table: Table) -> Float[np.ndarray, "N R"]:
+    """A figure of the report, of every image by itself; NaN where it has none."""
+    ratio, _ = FIGURES[name](table)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        return ratio.numerator / ratio.denominator
 
 
 # ------------------------------------------------------------------------------------------ masks
@@ -134,10 +151,8 @@ def _first_of_new_images(
 
 def _iou(table: Table) -> Float[np.ndarray, "N 1"]:
     """Of each image the mean IoU of the regions it has, or was thought to have."""
-    both = table["segmentation/intersection"]
-    either = table["segmentation/found"] + table["segmentation/truth"] - both
+    each = _of_each_image("segmentation.iou", table)
     with np.errstate(invalid="ignore"):  # 0 / 0
-        each = both / either
         return np.nansum(each, 1, keepdims=True) / np.isfinite(each).sum(1, keepdims=True)
 
 
@@ -166,10 +181,7 @@ def _marked(pixels: Picture, where: Bool[np.ndarray, "H W"]) -> Picture:
 
 
 def _locality(table: Table) -> Float[np.ndarray, "N R"]:
-    """The share inside of the mean changes inside a region and outside."""
-    inside, outside = table["edit/inside"], table["edit/outside"]
-    with np.errstate(invalid="ignore"):  # 0 / 0
-        return inside / (inside + outside)
+    return _of_each_image("edit.locality", table)
 
 
 def _edit_lines(
@@ -185,7 +197,7 @@ def _edit_lines(
         before, after = batch.pixels[row], edited[case.column][row]
         label = np.uint8(case.column + 1) * (truth[row, ..., case.column] > 0.5)
         yield [
-            Cell(before, f"{case.group}: {REGION_NAMES[case.column]}, locality {case.score:.3f}"),
+            Cell(before, f"{case.group} of {REGION_NAMES[case.column]}: locality {case.score:.3f}"),
             Cell(colour_map(label), f"id {batch.ids[row]}, true mask"),
             Cell(after, "edit"),
             Cell(_change(before, after), f"absolute change x {_AMPLIFIED}"),

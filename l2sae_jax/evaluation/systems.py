@@ -1,10 +1,12 @@
 """Systems under test: what makes pictures and masks, a model of ours or a folder of files."""
 
 import hashlib
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from l2sae_jax import editing
 from l2sae_jax.checkpoints import fingerprint
-from l2sae_jax.data.images import decode_image, decode_mask, read_file
+from l2sae_jax.data.images import IMAGE_SUFFIXES, decode_image, decode_labels, read_file
 from l2sae_jax.evaluation.batches import Batch
-from l2sae_jax.evaluation.protocol import Kind
-from l2sae_jax.evaluation.protocol import Protocol as EvaluationProtocol
+from l2sae_jax.evaluation.protocol import Kind, Protocol
 from l2sae_jax.model import L2SAE, decode, encode
 from l2sae_jax.parallel import ROWS, WHOLE, over_shards, shard_rows
 from l2sae_jax.pixels import to_images, to_pixels
@@ -43,16 +44,21 @@ class Made(NamedTuple):
     present: Bool[np.ndarray, " B"]
 
 
-class System(Protocol):
+class System(typing.Protocol):
     """What is evaluated.
 
     Attributes:
       name: what the report calls it.
       image_size: height and width of its pictures.
+      has_slices: whether its masks are decoded one by one, and so may overlap.
     """
 
     name: str
     image_size: int
+    has_slices: bool
+
+    def about(self) -> dict[str, str]:
+        """What it is, for the report."""
 
     def digest(self, batch: Batch) -> str:
         """A hash of all that its pictures of a batch depend on."""
@@ -69,7 +75,8 @@ class System(Protocol):
 
 def place(batch: Batch, mesh: Mesh) -> Placed:
     """Puts a batch on the devices."""
-    rows = shard_rows(batch[:5], mesh)
+    ids = np.uint32(batch.ids & 0xFFFFFFFF)
+    rows = shard_rows((ids, *batch[1:5]), mesh)
     return Placed(rows[0], rows[1], _masks(rows[2]), rows[3], _masks(rows[4]))
 
 
@@ -85,9 +92,11 @@ def _masks(labels):
 class ModelSystem:
     """A model, on the devices of a mesh."""
 
+    has_slices = True
+
     name: str
     model: L2SAE
-    protocol: EvaluationProtocol
+    protocol: Protocol
     mesh: Mesh
 
     @property
@@ -97,6 +106,15 @@ class ModelSystem:
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self.model)
+
+    def about(self) -> dict[str, str]:
+        networks = [one for one in (self.model.smn, self.model.smpn) if one is not None]
+        if self.model.smpn is not None:
+            kind = "SMPN alone" if self.model.smn is None else "SMN and SMPN (approach 2)"
+        else:
+            kind = "joint network (approach 1)" if has_segmenter(self.model) else "SMN alone"
+        dtypes = ", ".join(sorted({network.config.dtype for network in networks}))
+        return {"kind": kind, "dtype": dtypes, "sha256": self._fingerprint}
 
     def digest(self, batch: Batch) -> str:
         return self._fingerprint
@@ -203,27 +221,57 @@ class PictureSystem:
     REGION_strength0.2 and so on for the sweep, swap_REGION for swaps, "reconstruction", or
     "segmentation" for label maps: 0 for the background, else the region's place from 1. ID is the
     image's id in the data set, with or without leading zeros.
+
+    Attributes:
+      unreadable: what is wrong with pictures that were left out, a line each.
     """
 
-    def __init__(self, name: str, folder: Path, protocol: EvaluationProtocol, mesh: Mesh):
+    has_slices = False
+
+    def __init__(self, name: str, folder: Path, protocol: Protocol, mesh: Mesh):
         """Lists the pictures that a protocol asks for.
 
         Raises:
           ValueError: there is no such folder, it has no pictures of these kinds, two are of one id,
             or the first that is there cannot be read.
         """
-        self.name, self._mesh = name, mesh
+        self.name, self._folder, self._mesh = name, folder, mesh
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder of pictures")
-        names = [SEGMENTATION, *(kind.folder for kind in protocol.kinds())]
-        self._files = {name: _files_by_id(folder / name) for name in names}
+        self._measures = {SEGMENTATION: "segmentation"}
+        self._measures |= {kind.folder: kind.measure for kind in protocol.kinds()}
+        self._files = {name: _files_by_id(folder / name) for name in self._measures}
         found = [file for files in self._files.values() for file in files.values()]
         if not found:
+            names = [*self._measures]
             raise ValueError(
-                f"{folder}: no pictures such as {names[1]}/1.png: give a folder that holds one "
+                f"{folder}: no pictures such as {names[-1]}/1.png: give a folder that holds one "
                 f"named {', '.join(names)}, with pictures named by the ids of the originals"
             )
-        self.image_size = decode_mask(read_file(found[0]), str(found[0])).shape[0]
+        self.image_size = decode_image(read_file(found[0]), str(found[0])).shape[0]
+        self.unreadable: list[str] = []
+
+    def about(self) -> dict[str, str]:
+        return {"kind": "pictures", "folder": str(self._folder)}
+
+    def missing(self, ids: Sequence[int]) -> list[str]:
+        """Of which images pictures are missing, a line for each kind.
+
+        Raises:
+          ValueError: there is none of any of these images.
+        """
+        counts = {name: len(files.keys() & {*ids}) for name, files in self._files.items()}
+        if not any(counts.values()):
+            raise ValueError(
+                f"{self._folder}: none of the pictures is named by the id of one of the {len(ids)} "
+                f"images, such as {ids[0]}.png"
+            )
+        asked = {name for name in counts if self.lacks(self._measures[name]) is None}
+        return [
+            f"{self.name} has {name} of {count} images only"
+            for name, count in counts.items()
+            if name in asked and count < len(ids)
+        ]
 
     def digest(self, batch: Batch) -> str:
         digest = hashlib.sha256()
@@ -237,10 +285,13 @@ class PictureSystem:
     def lacks(self, measure: str) -> str | None:
         if measure == "time":
             return "its pictures are there already"
-        return None
+        made = {self._measures[name] for name, files in self._files.items() if files}
+        if measure == "realism":
+            return None if made & {"reconstruction", "edit", "sweep"} else "it has no pictures"
+        return None if measure in made else "it has no such pictures"
 
     def segment(self, batch: Batch, placed: Placed) -> Made | None:
-        made = self._read(SEGMENTATION, batch, decode_mask, batch.labels)
+        made = self._read(SEGMENTATION, batch, _decode_labels, batch.labels)
         if made is None:
             return None
         value = made.value[..., None] == np.arange(1, len(REGION_NAMES) + 1)
@@ -258,7 +309,12 @@ class PictureSystem:
         for row, identity in enumerate(batch.ids.tolist()):
             if identity not in files:
                 continue
-            picture = decode(read_file(files[identity]), str(files[identity]))
+            try:
+                picture = decode(read_file(files[identity]), str(files[identity]))
+            except ValueError as error:
+                if str(error) not in self.unreadable:
+                    self.unreadable.append(str(error))
+                continue
             if picture.shape != like.shape[1:]:
                 raise ValueError(
                     f"{files[identity]} has {picture.shape[1]} x {picture.shape[0]} pixels, but "
@@ -268,10 +324,22 @@ class PictureSystem:
         return Made(value, present)
 
 
+def _decode_labels(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    labels = decode_labels(data, name)
+    most = labels.max(initial=0)
+    if most > len(REGION_NAMES):
+        raise ValueError(
+            f"{name}: holds the label {most}, but labels are 0 for the background and 1 to "
+            f"{len(REGION_NAMES)} for {', '.join(REGION_NAMES)}"
+        )
+    return labels
+
+
 def _files_by_id(folder: Path) -> dict[int, Path]:
     files: dict[int, Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not file.stem.isdecimal() or file.name.startswith("."):
+        is_picture = file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        if not is_picture or not file.stem.isdecimal():
             continue
         if int(file.stem) in files:
             raise ValueError(f"{file} and {files[int(file.stem)]} are of the same image")

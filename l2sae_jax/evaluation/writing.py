@@ -5,12 +5,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from l2sae_jax.data.images import write_picture
-from l2sae_jax.data.sources import Source
 from l2sae_jax.evaluation.batches import batches
-from l2sae_jax.evaluation.protocol import Protocol
+from l2sae_jax.evaluation.running import Setting
 from l2sae_jax.evaluation.systems import SEGMENTATION, System, place
 from l2sae_jax.label_maps import label_map
 from l2sae_jax.regions import REGION_NAMES, region_masks
@@ -19,17 +17,16 @@ from l2sae_jax.whole_files import replace_text
 REFERENCES = "references.csv"
 
 
-def write_originals(source: Source, protocol: Protocol, folder: Path) -> None:
+def write_originals(setting: Setting, folder: Path) -> None:
     """Writes the images as ID.png, their true regions as segmentation/ID.png, and references.csv.
 
     The last says which image lends each its style in swaps. Label maps have 0 for the background,
     else the region's place in `REGION_NAMES` from 1.
     """
     (folder / SEGMENTATION).mkdir(parents=True, exist_ok=True)
-    count = min(protocol.images, len(source))
     ids = []
-    for i in range(count):
-        example = source[i]
+    for i in range(setting.images):
+        example = setting.source[i]
         ids.append(example["id"])
         write_picture(folder / f"{example['id']}.png", example["image"])
         labels = np.asarray(label_map(region_masks(example["labels"]), REGION_NAMES))
@@ -39,22 +36,15 @@ def write_originals(source: Source, protocol: Protocol, folder: Path) -> None:
     replace_text(folder / REFERENCES, "\n".join(lines) + "\n")
 
 
-def write_pictures(
-    system: System,
-    source: Source,
-    protocol: Protocol,
-    mesh: Mesh,
-    batch_size: int,
-    folder: Path,
-) -> None:
+def write_pictures(system: System, setting: Setting, folder: Path) -> None:
     """Writes what a system makes, in the layout that `PictureSystem` reads."""
     with ThreadPoolExecutor() as pool:
-        for batch in batches(source, min(protocol.images, len(source)), batch_size):
-            placed = place(batch, mesh)
+        for batch in batches(setting.source, setting.images, setting.batch_size):
+            placed = place(batch, setting.mesh)
             found = system.segment(batch, placed)
             made = {
                 kind.folder: system.make(batch, placed, found, kind)
-                for kind in protocol.kinds()
+                for kind in setting.protocol.kinds()
                 if system.lacks(kind.measure) is None
             }
             values = {name: one.value for name, one in made.items() if one is not None}

@@ -1,4 +1,4 @@
-"""Measures of masks, pictures and sets of pictures, a module for each kind; these are for training."""
+"""Measures of masks, pictures and sets of pictures, by module; these are for training."""
 
 from l2sae_jax.metrics.scores import mask_sums, reconstruction_sums, summarise
 

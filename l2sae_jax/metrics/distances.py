@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import lapack
 
+_ROWS = 1000  # of a kernel's matrix, made at a time: 40 MB of 5000 columns
+
 # ---------------------------------------------------------------------------------------------- FID
 
 
@@ -94,14 +96,15 @@ def _factor(covariance: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D r"]:
     return factor
 
 
-def frechet_with_error(
+def frechet_jackknife(
     blocks_a: Sequence[Moments], blocks_b: Sequence[Moments]
-) -> tuple[float, float]:
-    """FID of two sets given in blocks, and its standard error by the delete-one-block jackknife.
+) -> tuple[float, Float[np.ndarray, " K"]]:
+    """FID of two sets given in blocks, and what it is without each block in turn.
 
     Blocks are about equally large, and block i of one set belongs to block i of the other, as
-    images do to their edits: both are left out together. They are looked up one after the other,
-    so a sequence that makes them when asked for never holds all.
+    images do to their edits: both are left out together. `jackknife_error` makes a standard error
+    of the latter and, of their difference between two systems with the same blocks of images, that
+    of the paired difference.
 
     Raises:
       ValueError: not as many blocks in one set as in the other, or fewer than two; or what
@@ -114,10 +117,10 @@ def frechet_with_error(
     left_out = [
         frechet_distance(whole_a - a, whole_b - b) for a, b in zip(blocks_a, blocks_b, strict=True)
     ]
-    return frechet_distance(whole_a, whole_b), _jackknife_error(np.array(left_out))
+    return frechet_distance(whole_a, whole_b), np.array(left_out)
 
 
-def _jackknife_error(left_out: Float[np.ndarray, " K"]) -> float:
+def jackknife_error(left_out: Float[np.ndarray, " K"]) -> float:
     """Standard error of an estimate from its values, or changes, with each of K parts left out."""
     return float(np.sqrt((len(left_out) - 1) * np.var(left_out)))
 
@@ -128,80 +131,103 @@ def _jackknife_error(left_out: Float[np.ndarray, " K"]) -> float:
 def kernel_distance(
     x: Float[np.ndarray, "N D"],
     y: Float[np.ndarray, "M D"],
-    subsets: int = 100,
-    subset_size: int = 1000,
+    subsets: int = 10,
+    subset_size: int = 5000,
     seed: int = 0,
     images: tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]] | None = None,
 ) -> tuple[float, float]:
     """KID: squared maximum mean discrepancy, kernel (x.y/D + 1)^3 (Bińkowski et al. 2018).
 
-    The mean of its unbiased estimates on random subsets, as is usual; where a subset is all there
-    is, one estimate. The error is the delete-one jackknife's: what leaving out each image does to
-    that mean. The deviation over subsets, often given instead, says little of the images, and would
-    be 0 for sets no larger than a subset. For sets of one distribution the error is somewhat large.
+    The mean kernel of two of x, plus that of two of y, less twice that of one of x and one of y,
+    each over the pairs *of different images*: a picture is more like its original, and like other
+    edits of that, than two pictures by chance are. The expectation is that of sets without an image
+    in common, and 0 for y that are x, as often each; an image counts by its pictures.
+
+    Of sets of up to `subset_size` all pairs are taken, and of y that are x the estimate is 0 to
+    rounding. Of larger ones it is the mean over random subsets, of each set on its own. The error
+    is the delete-one jackknife's: what leaving out each image, in both sets, does to that mean. The
+    deviation over subsets, often given instead, says little of the images. For sets of one
+    distribution the error is somewhat large.
 
     Args:
       x, y: features.
-      subsets: how many subsets.
-      subset_size: features of either set in a subset, if there are as many.
+      subsets: how many subsets, if not all fit one.
+      subset_size: features of either set in a subset, if there are as many; time goes with its
+        square, memory does not.
       seed: of the choice of subsets.
-      images: the number of the image that each of x, and each of y, comes from: all that come from
-        one are left out together. By default x[i] and y[i] come from one if N = M, else each has
-        its own.
+      images: the number of the image that each of x, and each of y, comes from. By default x[i] and
+        y[i] come from one if N = M, else each has its own.
 
     Returns:
       The estimate, which may be below 0, and its standard error.
 
     Raises:
-      ValueError: features that are not finite or of unequal length; fewer than 3 in a subset;
-        numbers of images that are not one for each.
+      ValueError: features that are not finite or of unequal length; no subsets; features of fewer
+        than 3 images in one; numbers of images that are not one for each.
     """
     x, y = _checked(x), _checked(y)
     _check_lengths(x.shape[1], y.shape[1])
-    size = min(subset_size, len(x), len(y))
-    if size < 3 or subsets < 1:
-        raise ValueError(f"{subsets} subsets of {size} features; want 1 or more, of 3 or more")
     if images is None:
         images = np.arange(len(x)), np.arange(len(y)) + (len(x) if len(x) != len(y) else 0)
     if [len(numbers) for numbers in images] != [len(x), len(y)]:
         counts = " and ".join(str(len(numbers)) for numbers in images)
         raise ValueError(f"numbers of {counts} images; want {len(x)} and {len(y)}")
-    if size == len(x) == len(y):
+    if subsets < 1:
+        raise ValueError(f"{subsets} subsets; want 1 or more")
+    if max(len(x), len(y)) <= subset_size:
         subsets = 1
+    every, image = np.unique(np.concatenate(images), return_inverse=True)
+    of_x, of_y = np.split(image, [len(x)])
     rng = np.random.default_rng(seed)
-    estimates, changes_x, changes_y = np.zeros(subsets), np.zeros(len(x)), np.zeros(len(y))
+    estimates, changes = np.zeros(subsets), np.zeros(len(every))
     for k in range(subsets):
-        in_x, in_y = (rng.choice(len(features), size, replace=False) for features in (x, y))
-        estimates[k], without_x, without_y = _discrepancies(x[in_x], y[in_y])
-        changes_x[in_x] += (without_x - estimates[k]) / subsets
-        changes_y[in_y] += (without_y - estimates[k]) / subsets
-    _, image = np.unique(np.concatenate(images), return_inverse=True)
-    changes = np.bincount(image, np.concatenate([changes_x, changes_y]))
-    return float(estimates.mean()), _jackknife_error(changes)
+        in_x, in_y = (
+            rng.choice(len(features), min(subset_size, len(features)), replace=False)
+            for features in (x, y)
+        )
+        estimates[k], without = _discrepancy(x[in_x], y[in_y], of_x[in_x], of_y[in_y], len(every))
+        changes += (without - estimates[k]) / subsets
+    return float(estimates.mean()), jackknife_error(changes)
 
 
-def _discrepancies(
-    x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S D"]
-) -> tuple[float, Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
-    """The unbiased estimate, and what it is without each of x and without each of y."""
+def _discrepancy(
+    x: Float[np.ndarray, "S D"],
+    y: Float[np.ndarray, "T D"],
+    of_x: Int[np.ndarray, " S"],
+    of_y: Int[np.ndarray, " T"],
+    count: int,
+) -> tuple[float, Float[np.ndarray, " I"]]:
+    """The estimate of all pairs of different images, and what it is without each of `count`."""
+    for of in (of_x, of_y):
+        if (found := len(np.unique(of))) < 3:  # without one there is still a pair of two
+            raise ValueError(f"{len(of)} features of {found} images in a subset; want 3 or more")
     x, y = x.astype(np.float64), y.astype(np.float64)
-    n = len(x)
-    within_x, within_y, across = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-    np.fill_diagonal(within_x, 0.0)
-    np.fill_diagonal(within_y, 0.0)
+    pairs = (x, x, of_x, of_x), (y, y, of_y, of_y), (x, y, of_x, of_y)
+    within_x, within_y, across = (_mean_kernel(*pair, count) for pair in pairs)
+    return tuple(a + b - 2.0 * c for a, b, c in zip(within_x, within_y, across, strict=True))
 
-    def estimate(sum_x, sum_y, sum_across, n_x, n_y):
-        means = sum_x / (n_x * (n_x - 1)), sum_y / (n_y * (n_y - 1)), sum_across / (n_x * n_y)
-        return means[0] + means[1] - 2.0 * means[2]
 
-    sum_x, sum_y, sum_across = within_x.sum(), within_y.sum(), across.sum()
-    without_x = estimate(
-        sum_x - 2.0 * within_x.sum(axis=1), sum_y, sum_across - across.sum(axis=1), n - 1, n
-    )
-    without_y = estimate(
-        sum_x, sum_y - 2.0 * within_y.sum(axis=1), sum_across - across.sum(axis=0), n, n - 1
-    )
-    return estimate(sum_x, sum_y, sum_across, n, n), without_x, without_y
+def _mean_kernel(
+    x: Float[np.ndarray, "S D"],
+    y: Float[np.ndarray, "T D"],
+    of_x: Int[np.ndarray, " S"],
+    of_y: Int[np.ndarray, " T"],
+    count: int,
+) -> tuple[float, Float[np.ndarray, " I"]]:
+    """Mean kernel over pairs of different images, and that without each of `count` images."""
+    by_row, by_column = np.zeros(len(x)), np.zeros(len(y))
+    for start in range(0, len(x), _ROWS):
+        rows = slice(start, start + _ROWS)
+        kernel = _kernel(x[rows], y)
+        kernel[of_x[rows, None] == of_y] = 0.0
+        by_row[rows] = kernel.sum(axis=1)
+        by_column += kernel.sum(axis=0)
+    in_x, in_y = (np.bincount(of, minlength=count) for of in (of_x, of_y))
+    total, pairs = by_row.sum(), len(x) * len(y) - in_x @ in_y
+    # An image has a part in a pair by x or by y, and never by both.
+    its_total = np.bincount(of_x, by_row, count) + np.bincount(of_y, by_column, count)
+    its_pairs = in_x * (len(y) - in_y) + in_y * (len(x) - in_x)
+    return total / pairs, (total - its_total) / (pairs - its_pairs)
 
 
 def _kernel(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "N M"]:

@@ -88,6 +88,8 @@ def swap_errors(
     }
 
 
+# Not `dilated`, which does not run under `jit`; nor could this serve there, where it would be
+# compiled anew for every size of picture.
 def _grown_by_square(mask: Float[Array, "B H W"], pixels: int) -> Float[Array, "B H W"]:
     side = 2 * pixels + 1
     for window in ((1, side, 1), (1, 1, side)):  # at once it takes 30 times as long on CPU

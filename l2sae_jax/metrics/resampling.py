@@ -54,16 +54,17 @@ def estimate(
 
     Args:
       ratio: what the figure is made of; of several figures with further axes.
-      mean_over: which of the figures' axes to average in every resample, leaving out figures that
-        do not exist: a mean IoU over regions, say. An image then counts if it does for any.
+      mean_over: which of the figures' axes to average: a mean IoU over regions, say. Where one of
+        its figures does not exist, of all images, the mean does not either and no image counts for
+        it; else an image counts that does for any. Figures that do not exist in a resample are left
+        out of its mean.
       resamples: how many; at least 2.
       seed: draws them; with the same seed and number of images they are the same.
 
     Raises:
       ValueError: no images, fewer than 2 resamples, or shapes that do not match.
     """
-    figures, counted = _figures(ratio, mean_over, resamples, seed)
-    return _summary(figures, counted)
+    return _summary(*_figures(_aligned(ratio), resamples, seed), mean_over)
 
 
 def difference(
@@ -72,22 +73,34 @@ def difference(
     """How much greater figure a is than b on the same images, in the same order.
 
     Both are resampled together, so what makes an image hard for both does not blur the difference.
-    `count` is of images that count for both.
+    Where either is NaN in an image neither figure is taken over it, so a difference is never one of
+    images. `count` is of images that count for both.
 
     Args:
-      a, b: as many images each.
-      mean_over, resamples, seed: as for `estimate`.
+      a, b: as many images each, and as many figures.
+      mean_over: as for `estimate`; a difference exists where both figures do.
+      resamples, seed: as for `estimate`.
 
     Raises:
-      ValueError: as for `estimate`, or numbers of images that differ.
+      ValueError: as for `estimate`, or numbers of images or figures that differ.
     """
-    if len(a.numerator) != len(b.numerator):
+    a, b = _aligned(a), _aligned(b)
+    if a.numerator.shape != b.numerator.shape:
         raise ValueError(
-            f"{len(a.numerator)} images against {len(b.numerator)}: a paired difference needs the "
-            "same ones"
+            f"images and figures {a.numerator.shape} against {b.numerator.shape}: a paired "
+            "difference needs the same ones"
         )
-    figures, counted = zip(*(_figures(x, mean_over, resamples, seed) for x in (a, b)), strict=True)
-    return _summary(figures[0] - figures[1], counted[0] & counted[1])
+    # A denominator of 0 is no lack: of a region that is nowhere in an image, only one system may
+    # have found something there, and has to answer for it.
+    lacking = np.isnan([*a, *b]).any(axis=0)
+    figures, counted = zip(
+        *(
+            _figures(Ratio(np.where(lacking, np.nan, x.numerator), x.denominator), resamples, seed)
+            for x in (a, b)
+        ),
+        strict=True,
+    )
+    return _summary(figures[0] - figures[1], counted[0] & counted[1], mean_over)
 
 
 @lru_cache(maxsize=1)
@@ -105,9 +118,9 @@ def weights(count: int, resamples: int = 1000, seed: int = 0) -> UInt8[np.ndarra
     return drawn
 
 
-def _figures(ratio, mean_over, resamples, seed):
+def _figures(ratio, resamples, seed):
     """Figures of all images and, below them, of each resample; and which images count."""
-    numerator, denominator = _aligned(ratio)
+    numerator, denominator = ratio
     if not len(numerator) or resamples < 2:
         raise ValueError(
             f"{len(numerator)} images and {resamples} resamples: expected 1 and 2 or more"
@@ -117,21 +130,17 @@ def _figures(ratio, mean_over, resamples, seed):
         _sums(np.where(counts, values, 0.0), resamples, seed) for values in (numerator, denominator)
     ]
     exists = sums[1] > 0
-    figures = np.where(exists, sums[0] / np.where(exists, sums[1], 1.0), np.nan)
-    if mean_over is not None:
-        axis = np.arange(1, figures.ndim)[mean_over]
-        figures, counts = _mean(figures, axis)[0], counts.any(axis=axis)
-    return figures, counts
+    return np.where(exists, sums[0] / np.where(exists, sums[1], 1.0), np.nan), counts
 
 
 def _aligned(ratio):
-    """Numerator and denominator in float64, of the same shape."""
+    """A ratio in float64, numerator and denominator of the same shape."""
     numerator = np.asarray(ratio.numerator, np.float64)
     denominator = np.asarray(ratio.denominator, np.float64)
     if denominator.ndim:  # further axes are the figures', not the images'
         missing = numerator.ndim - denominator.ndim
         denominator = denominator.reshape(denominator.shape + (1,) * missing)
-    return numerator, np.broadcast_to(denominator, numerator.shape)
+    return Ratio(numerator, np.broadcast_to(denominator, numerator.shape))
 
 
 def _sums(values, resamples, seed):
@@ -151,8 +160,19 @@ def _mean(figures, axis):
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
 
 
-def _summary(figures, counted):
+def _averaged(figures, counted, mean_over):
+    """Means over one of the figures' axes, and which images count for them."""
+    axis = np.arange(1, figures.ndim)[mean_over]
+    # Means of different regions are not to be compared: one that lacks any is none at all.
+    complete = ~np.isnan(figures[0]).any(axis=axis - 1)
+    means = _mean(figures, axis)[0]
+    return np.where(complete, means, np.nan), counted.any(axis=axis) & complete
+
+
+def _summary(figures, counted, mean_over):
     """An estimate of figures, of all images and of each resample, `[1 + S, *T]`."""
+    if mean_over is not None:
+        figures, counted = _averaged(figures, counted, mean_over)
     value, resampled = figures[0], figures[1:]
     count = counted.sum(axis=0)
     mean, known = _mean(resampled, axis=0)

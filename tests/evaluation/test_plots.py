@@ -97,7 +97,24 @@ def test_strengths_are_in_the_order_of_numbers(tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["_private", "5$ or $x_{", "顔", "a" * 200])
+def test_what_is_left_at_strength_0_is_named_no_edit_and_drawn_on_to_the_right(tmp_path):
+    def drawn(lowest: str, value: float | None) -> tuple[int, int]:
+        """The column of the rightmost coloured pixel; how much is written below the lowest."""
+        by_strength = {lowest: estimate(value, None), "0.5": estimate(20, None)}
+        by_strength["1"] = estimate(30, None)
+        picture = plots(
+            tmp_path / f"{lowest} {value}", ours={"realism": {"fid_by_strength": by_strength}}
+        )["fid"]
+        columns = np.flatnonzero(np.all(picture == FIRST_COLOUR, axis=-1).any(axis=0))
+        return columns.max(), np.sum(picture[-100:, 100:300] < 128)
+
+    (last, written), (other_last, other_written) = drawn("0", 10), drawn("0.1", 10)
+    assert last > other_last + 20  # as far as the axis goes: further than the strengths
+    assert written > 1.3 * other_written
+    assert drawn("0", None)[0] < last - 20
+
+
+@pytest.mark.parametrize("name", ["_private", "5$ or $x_{", "顔", "\udcff", "a\n\tb", "a" * 200])
 @pytest.mark.filterwarnings("ignore:.*missing from font")
 def test_systems_of_any_name_are_in_the_legend(tmp_path, name):
     picture = plots(tmp_path, **{name: {"segmentation": groups()["segmentation"]}})["iou"]

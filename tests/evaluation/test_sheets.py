@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from l2sae_jax.evaluation.protocol import Protocol
+from l2sae_jax.evaluation.running import Setting
 from l2sae_jax.evaluation.sheets import choose, write_sheets
 from l2sae_jax.evaluation.systems import Made
 from l2sae_jax.parallel import make_mesh
@@ -66,8 +67,8 @@ def changes(locality) -> dict[str, np.ndarray]:
 def write(folder, table, system=None, count=COUNT, batch_size=4, cases=2):
     system = system or FakeSystem()
     mesh = make_mesh(jax.devices()[:1])
-    protocol = Protocol(samples=2)
-    return write_sheets(folder, system, source(count), table, protocol, mesh, batch_size, cases)
+    setting = Setting(source(count), count, Protocol(samples=2), mesh, batch_size)
+    return write_sheets(folder, system, table, setting, cases)
 
 
 def centres(path, lines: int) -> np.ndarray:
@@ -92,6 +93,11 @@ def chosen(scores, cases) -> dict[str, list[int]]:
     return {g: [case.image for case in found if case.group == g] for g in groups}
 
 
+def pairs(found, group) -> list[tuple[int, int]]:
+    """The images of a group, with their columns."""
+    return [(case.image, case.column) for case in found if case.group == group]
+
+
 def test_cases_are_the_best_the_median_and_the_worst_from_best_to_worst():
     scores = [0.5, 0.9, 0.1, 0.6, 0.4, 0.8, 0.2, 1.0, 0.0]
     assert chosen(scores, 2) == {"best": [7, 1], "median": [3, 0], "worst": [2, 8]}
@@ -114,14 +120,43 @@ def test_no_image_is_shown_twice_however_few_there_are(images, columns, values):
     assert len(groups["best"]) == min(4, max(1, images // 3))
 
 
-def test_a_group_is_not_one_face():
-    scores = [[0.99, 0.98, 0.97], [0.9, 0.5, 0.4], [0.5, 0.5, 0.5], [0.4, 0.3, 0.2]]
-    scores += [[0.6, 0.01, 0.02], [0.6, 0.6, 0.6]]
-    found = choose(np.float32(scores), 2)
-    best, worst = ([c for c in found if c.group == group] for group in ("best", "worst"))
-    assert [(c.image, c.column) for c in best] == [(0, 0), (1, 0)]
-    assert [(c.image, c.column) for c in worst] == [(3, 2), (4, 1)]
-    assert [c.score for c in worst] == pytest.approx([0.2, 0.01])
+@pytest.mark.parametrize("cases", [1, 3, 5, 7, 10])
+def test_a_group_shows_each_region_in_its_turn_however_far_apart_their_scores_are(cases):
+    scores = np.random.default_rng(0).random((40, 5)) + 10 * np.arange(5)
+    found = choose(scores, cases)
+    for group in ("best", "median", "worst"):
+        columns = [column for _, column in pairs(found, group)]
+        assert columns == sorted(i % 5 for i in range(cases))
+
+
+def test_a_face_that_is_best_at_all_is_shown_once():
+    scores = np.float32([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4], [0.6, 0.3], [0.3, 0.2], [0.2, 0.1]])
+    found = choose(scores, 2)
+    assert pairs(found, "best") == [(0, 0), (1, 1)]
+    assert pairs(found, "worst") == [(5, 0), (4, 1)]
+    assert {image for image, _ in pairs(found, "median")} == {2, 3}
+    assert [case.score for case in found] == [
+        pytest.approx(scores[c.image, c.column]) for c in found
+    ]
+
+
+def test_regions_that_no_face_is_left_for_give_their_place_to_others():
+    scores = np.float32([[9, np.nan], [8, np.nan], [7, 5], [6, np.nan], [5, np.nan], [4, np.nan]])
+    found = choose(scores, 2)
+    assert pairs(found, "best") == [(0, 0), (2, 1)]
+    assert pairs(found, "worst") == [(4, 0), (5, 0)]
+    assert pairs(found, "median") == [(1, 0), (3, 0)]
+
+
+@pytest.mark.parametrize("images", range(3, 14))
+def test_of_a_region_the_best_are_never_below_the_median_nor_these_below_the_worst(images):
+    for case in range(20):
+        scores = np.random.default_rng(case).random((images, 3))
+        scores[scores < 0.2] = np.nan
+        found = choose(scores, 4)
+        for column in range(3):
+            shown = [c.score for c in found if c.column == column]
+            assert shown == sorted(shown, reverse=True)
 
 
 # ------------------------------------------------------------------------------------------ sheets
@@ -147,16 +182,19 @@ def test_an_image_is_judged_by_the_mean_of_the_regions_it_has(tmp_path):
     assert levels.tolist() == [10, 20, 0]
 
 
-def test_edits_are_shown_with_the_true_mask_and_the_change_amplified(tmp_path):
-    locality = np.full((COUNT, len(REGION_NAMES)), 0.5)
-    locality[4, NOSE], locality[6, HAIR] = 0.9, 0.1
-    written = write(tmp_path, changes(locality), cases=1)
+def test_edits_of_all_regions_are_shown_with_the_true_mask_and_the_change_amplified(tmp_path):
+    count, regions = 15, np.arange(len(REGION_NAMES))
+    locality = np.full((count, len(REGION_NAMES)), 0.5)
+    locality[regions, regions], locality[14 - regions, regions] = 0.9, 0.1
+    written = write(tmp_path, changes(locality), count=count, cases=5)
     assert list(written) == ["Edits by locality"]
-    colours = centres(written["Edits by locality"], lines=3)[[0, 2]]
-    change = np.array([NOSE + 1, HAIR + 1])
-    assert colours[:, 0, 0].tolist() == [40, 60]
-    assert colours[:, 1].tolist() == [list(REGIONS[NOSE].colour), [0, 0, 0]]
-    np.testing.assert_array_equal(colours[:, 2, 0], np.array([40, 60]) + change)
+    colours = centres(written["Edits by locality"], lines=15)
+    best, worst = 10 * regions, 10 * (14 - regions)
+    before, change = colours[:, 0, 0], np.tile(regions + 1, 3)
+    np.testing.assert_array_equal(before[[*regions, *(10 + regions)]], [*best, *worst])
+    masks = [REGIONS[NOSE].colour if region == NOSE else (0, 0, 0) for region in regions]
+    np.testing.assert_array_equal(colours[:, 1], masks * 3)  # all faces are nose
+    np.testing.assert_array_equal(colours[:, 2, 0], before + change)
     np.testing.assert_array_equal(colours[:, 3], 4 * change[:, None].repeat(3, axis=1))
 
 

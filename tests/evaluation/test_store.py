@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from l2sae_jax.evaluation.batches import Batch, batches
+from l2sae_jax.evaluation import store
+from l2sae_jax.evaluation.batches import batches
 from l2sae_jax.evaluation.store import Table, digest, kept_rows
 
 
@@ -32,19 +33,19 @@ def test_of_fewer_images_the_last_ones_reference_is_the_first_of_them():
     assert batch.reference_pixels[:, 0, 0, 0].tolist() == [1, 2, 0]
 
 
-def batch(**changes) -> Batch:
-    (first,) = batches(Numbers(), 2, 3)
-    return first._replace(**changes)
-
-
-def test_a_digest_tells_data_and_settings_but_not_how_a_batch_was_filled_up():
-    whole = digest(batch(), {"seed": 0})
-    assert whole == digest(next(batches(Numbers(), 2, 2)), {"seed": 0})
-    assert whole != digest(batch(), {"seed": 1})
-    for field in Batch._fields[:-1]:
-        changed = getattr(batch(), field).copy()
-        changed[0] += 1
-        assert whole != digest(batch(**{field: changed}), {"seed": 0}), field
+def test_a_digest_tells_data_settings_and_code(monkeypatch):
+    arrays = [np.arange(6), np.ones((2, 3))]
+    whole = digest(arrays, {"seed": 0})
+    assert whole == digest([array.copy() for array in arrays], {"seed": 0})
+    others = [
+        digest(arrays, {"seed": 1}),
+        digest([arrays[0] + 1, arrays[1]], {"seed": 0}),
+        digest([arrays[0].astype(np.int32), arrays[1]], {"seed": 0}),
+        digest([arrays[0].reshape(2, 3), arrays[1]], {"seed": 0}),
+    ]
+    monkeypatch.setattr(store, "code_digest", lambda: "another")
+    others.append(digest(arrays, {"seed": 0}))
+    assert len({whole, *others}) == 6
 
 
 def test_rows_are_measured_once_and_again_only_if_their_file_is_damaged(tmp_path):
@@ -64,7 +65,7 @@ def test_rows_are_measured_once_and_again_only_if_their_file_is_damaged(tmp_path
     file.write_bytes(data[:40])
     kept_rows(tmp_path, "name", measure)
     assert len(calls) == 3
-    np.testing.assert_array_equal(Table([file])["a"], np.arange(3.0))
+    np.testing.assert_array_equal(Table({"a": [file]})["a"], np.arange(3.0))
     assert [path.name for path in tmp_path.iterdir()] == ["name.npz"]
 
 
@@ -75,11 +76,12 @@ def test_an_error_leaves_no_file(tmp_path):
 
 
 def test_a_table_joins_the_rows_of_its_files(tmp_path):
-    rows = [{"a": np.arange(2)}, {"a": np.arange(3), "b": np.ones(3)}]
+    rows = [{"m/a": np.arange(2)}, {"m/a": np.arange(3), "m/b": np.ones(3)}]
     files = [kept_rows(tmp_path, str(i), lambda r=r: r) for i, r in enumerate(rows)]
-    table = Table(files)
-    assert table["a"].tolist() == [0, 1, 0, 1, 2]
-    assert [len(block) for block in table.blocks("a")] == [2, 3]
-    assert "a" in table and "c" not in table
-    with pytest.raises(KeyError):
-        table["c"]
+    table = Table({"m": files})
+    assert table["m/a"].tolist() == [0, 1, 0, 1, 2]
+    assert [len(block) for block in table.blocks("m/a")] == [2, 3]
+    assert "m/a" in table and "m/c" not in table and "n/a" not in table
+    for name in ("m/c", "n/a"):
+        with pytest.raises(KeyError):
+            table[name]

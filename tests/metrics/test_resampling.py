@@ -106,15 +106,32 @@ def test_a_denominator_may_serve_several_figures(shape):
 
 
 def test_the_mean_over_regions_has_its_own_interval():
-    intersection = GENERATOR.uniform(0.0, 1.0, (300, 4)) * [1.0, 0.8, 0.6, np.nan]
-    union = np.ones((300, 4))
+    intersection = GENERATOR.uniform(0.0, 1.0, (300, 3)) * [1.0, 0.8, 0.6]
+    intersection[:40, 1] = np.nan
+    union = np.ones((300, 3))
     each = estimate(Ratio(intersection, union), resamples=2000)
     mean = estimate(Ratio(intersection, union), mean_over=-1, resamples=2000)
-    assert mean.value == pytest.approx(each.value[:3].mean(), rel=1e-12)
+    assert mean.value == pytest.approx(each.value.mean(), rel=1e-12)
     assert mean.count == 300
     # Regions are independent here: the mean of three is surer than any of them.
-    expected = np.sqrt(np.sum(each.standard_error[:3] ** 2)) / 3
+    expected = np.sqrt(np.sum(each.standard_error**2)) / 3
     assert mean.standard_error == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("lacking", [np.nan, 0.0])
+def test_there_is_no_mean_over_regions_that_lacks_any(lacking):
+    hits, sizes = np.ones((2, 20, 2, 3))
+    hits[:, 1, 2], sizes[:, 1, 2] = lacking, 0.0
+    found = estimate(Ratio(hits, sizes), mean_over=-1, resamples=10)
+    np.testing.assert_array_equal(found[:4], [[1.0, np.nan], [0.0, np.nan]] + [[1.0, np.nan]] * 2)
+    np.testing.assert_array_equal(found.count, [20, 0])
+
+
+def test_a_resample_without_a_region_has_the_mean_of_the_others():
+    sizes = np.ones((20, 2))
+    sizes[1:, 1] = 0.0  # a third of all resamples does not draw the one image that has it
+    found = estimate(Ratio(sizes * [2.0, 4.0], sizes), mean_over=0)
+    assert (found.value, found.low, found.high, found.count) == (3.0, 2.0, 3.0, 20)
 
 
 def test_the_mean_over_one_axis_leaves_the_others():
@@ -142,10 +159,42 @@ def test_a_figure_does_not_differ_from_itself():
         np.testing.assert_array_equal(figures, 0.0)
 
 
-def test_a_difference_counts_images_that_count_for_both():
-    a = Ratio(np.array([1.0, 2.0, np.nan, 4.0]))
-    b = Ratio(np.array([1.0, np.nan, 3.0, 4.0]))
-    assert difference(a, b).count == 2
+def test_a_difference_is_of_the_images_that_both_have():
+    a = Ratio(np.array([1.0, 2.0, np.nan, 5.0]))
+    b = Ratio(np.array([0.0, np.nan, 30.0, 2.0]))
+    found = difference(a, b)
+    assert (found.value, found.count) == (2.0, 2)  # (1 + 5) / 2 less (0 + 2) / 2
+    assert (found.low, found.high) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("lacks", ["numerator", "denominator"])
+@pytest.mark.parametrize("mean_over", [None, -1])
+def test_some_of_the_same_pictures_do_not_differ_from_all(lacks, mean_over):
+    values = dict(zip(Ratio._fields, GENERATOR.uniform(1.0, 2.0, (2, 30, 2)), strict=True))
+    every = Ratio(**values)
+    values[lacks] = values[lacks].copy()
+    values[lacks][::3, 0] = values[lacks][:11, 1] = np.nan
+    some = Ratio(**values)
+    assert (estimate(some, resamples=2).value != estimate(every, resamples=2).value).all()
+    for pair in ((every, some), (some, every)):
+        found = difference(*pair, mean_over=mean_over, resamples=50)
+        for figures in found[:4]:
+            np.testing.assert_array_equal(figures, 0.0)
+        np.testing.assert_array_equal(found.count, [20, 19] if mean_over is None else 26)
+
+
+def test_pictures_of_one_region_alone_do_not_differ_in_the_mean():
+    every = Ratio(GENERATOR.uniform(0.0, 1.0, (30, 2)) * [1.0, 9.0])
+    hair = Ratio(every.numerator * [1.0, np.nan])
+    assert difference(every, hair, resamples=50).value[0] == 0.0
+    mean = difference(every, hair, mean_over=0, resamples=50)
+    assert np.isnan(mean[:4]).all() and mean.count == 0
+
+
+def test_what_only_one_system_finds_where_nothing_is_counts_against_it():
+    careful = Ratio(np.array([4.0, 0.0, 4.0]), np.array([8.0, 0.0, 8.0]))
+    rash = Ratio(np.array([4.0, 0.0, 4.0]), np.array([8.0, 4.0, 8.0]))
+    assert difference(rash, careful).value == pytest.approx(0.4 - 0.5)
 
 
 def test_many_images_take_little_memory():
@@ -168,7 +217,10 @@ def test_what_cannot_be_resampled_is_refused_in_one_line():
         estimate(Ratio(np.zeros(0)))
     with pytest.raises(ValueError, match="^3 images and 1 resamples: expected 1 and 2 or more$"):
         estimate(Ratio(np.zeros(3)), resamples=1)
-    with pytest.raises(ValueError, match="^3 images against 4: a paired difference needs the same"):
+    message = r"^images and figures \(3,\) against \(4,\): a paired difference needs the same ones$"
+    with pytest.raises(ValueError, match=message):
         difference(Ratio(np.zeros(3)), Ratio(np.zeros(4)))
+    with pytest.raises(ValueError, match=r"^images and figures \(3, 2\) against \(3, 1\):"):
+        difference(Ratio(np.zeros((3, 2))), Ratio(np.zeros((3, 1))))
     with pytest.raises(ValueError, match="broadcast"):
         estimate(Ratio(np.zeros(3), np.ones(4)))
