@@ -92,7 +92,7 @@ def _distances(measured: Measured, protocol: Protocol) -> dict[str, Any]:
 def _apart(new: Mapping[str, Any], old: Mapping[str, Any], seed: int) -> Scores:
     """The differences of the distances that both have, of as many pictures."""
     found = {}
-    for name in new.keys() & old.keys():
+    for name in (name for name in new if name in old):
         if not isinstance(new[name], Distance):
             found[name] = _apart(new[name], old[name], seed)
         elif new[name].count == old[name].count:
