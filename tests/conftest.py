@@ -8,7 +8,8 @@ import pytest
 
 def pytest_collection_modifyitems(items):
     """The longest files first, or one worker is left with them in the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_objectives.py", "test_training.py"))
+    longest = "test_objectives.py", "test_scaling.py", "test_training.py"
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,6 +58,9 @@ class DrawnSystem:
     def digest(self, batch) -> str:
         return self.name
 
+    def unreadable(self):
+        return []
+
     def lacks(self, measure) -> str | None:
         return "it has none" if measure in self._unmade else None
 

@@ -303,6 +303,8 @@ def test_pictures_that_are_missing_or_broken_are_told(model, release, data, tmp_
     notes = "\n".join(scores["notes"])
     assert "theirs has hair of 3 images only" in notes and "theirs has skin of 0 images" in notes
     assert f"{third.name}: cannot be decoded" in notes
+    assert run(*shared, "--measures=edit,swap", f"--pictures={tmp_path / 'theirs'}") == 0
+    assert scores_in(tmp_path)["notes"] == scores["notes"]  # though nothing is read again
     assert "left out: swap of theirs, for it has no such pictures" in notes
 
 

@@ -22,11 +22,12 @@ from l2sae_jax.compilation_cache import cache_folder, keep_compiled_programs
 from l2sae_jax.data.celebamask import records_exist
 from l2sae_jax.data.sources import Source, open_source
 from l2sae_jax.evaluation.measuring import Instruments, band_width
-from l2sae_jax.evaluation.protocol import Protocol
+from l2sae_jax.evaluation.protocol import MEASURES, Protocol
 from l2sae_jax.evaluation.report import report
 from l2sae_jax.evaluation.running import Kept, Measured, Setting, run
 from l2sae_jax.evaluation.scores import Scores, scores
 from l2sae_jax.evaluation.sheets import write_sheets
+from l2sae_jax.evaluation.store import Table
 from l2sae_jax.evaluation.systems import ModelSystem, PictureSystem, System, has_segmenter
 from l2sae_jax.evaluation.timing import time_edits
 from l2sae_jax.evaluation.writing import write_originals, write_pictures
@@ -120,7 +121,7 @@ def evaluate(request: Request, command: Sequence[str], say: Say) -> Scores:
     instruments, identities, judge = _instruments(request, systems, mesh, note)
     measured = run(systems, setting, instruments, identities, _kept(request))
     for system in systems:
-        _tell_what_is_unreadable(system, note)
+        _tell_what_is_unreadable(measured.systems[system.name], note)
     found = scores(measured, _timings(systems, setting), protocol)
     if not any(map(_tells, found["systems"].values())):
         raise ValueError(f"nothing could be measured: {'; '.join(notes)}")
@@ -226,8 +227,9 @@ def _tell_what_is_lacking(system: System, protocol: Protocol, note: Say) -> None
         note(f"left out: {', '.join(names)} of {system.name}, for {reason}")
 
 
-def _tell_what_is_unreadable(system: System, note: Say) -> None:
-    lines = system.unreadable if isinstance(system, PictureSystem) else []
+def _tell_what_is_unreadable(table: Table, note: Say) -> None:
+    blocks = (table.blocks(f"{measure}/unreadable") for measure in MEASURES)
+    lines = list(dict.fromkeys(str(line) for found in blocks for block in found for line in block))
     if lines:
         more = f" (and {len(lines) - 1} more pictures cannot be read)" if len(lines) > 1 else ""
         note(f"left out: {lines[0]}{more}")

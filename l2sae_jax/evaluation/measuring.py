@@ -88,7 +88,7 @@ def measure(task: Task, name: str) -> Rows:
     Returns:
       Arrays `[count, ...]`, by names such as "edit/inside"; NaN where an image has no such figure.
       Axes after the first are of regions, or of strengths and regions, in their order. Empty where
-      the system has nothing to measure.
+      the system has nothing to measure. "unreadable" has a line for each picture left out.
     """
     part = {
         "segmentation": _segmentation,
@@ -98,7 +98,11 @@ def measure(task: Task, name: str) -> Rows:
         "swap": _swaps,
     }[name]
     count = task.batch.count
-    return {f"{name}/{column}": value[:count] for column, value in part(task).items()}
+    rows = {column: value[:count] for column, value in part(task).items()}
+    unreadable = task.system.unreadable()
+    if unreadable:
+        rows["unreadable"] = np.array(unreadable)
+    return {f"{name}/{column}": value for column, value in rows.items()}
 
 
 def originals(batch: Batch, instruments: Instruments, mesh: Mesh) -> Rows:
@@ -135,8 +139,7 @@ def _edits(task: Task) -> Rows:
 
 def _edits_of(task: Task, judged: Array | None, region: int) -> Rows:
     made = [task.make(kind) for kind in task.protocol.edits(region)]
-    made = [one for one in made if one is not None]
-    if not made:
+    if made[0] is None:
         return {}
     rows = _edit_rows(task, made[0], region, ("alexnet",))
     if judged is not None:
@@ -144,7 +147,7 @@ def _edits_of(task: Task, judged: Array | None, region: int) -> Rows:
         rows |= _rows(found, made[0].present)
     apart = [
         _rows({"diversity": _lpips_between(task, a.value, b.value)}, a.present & b.present)
-        for a, b in combinations(made, 2)
+        for a, b in combinations((one for one in made if one is not None), 2)
         if "alexnet" in task.instruments.lpips
     ]
     if apart:

@@ -52,12 +52,13 @@ def frechet_distances(table: Table, originals: Table, protocol: Protocol) -> dic
     count = sum(map(len, originals.blocks("features")))
     if count < FEWEST_IMAGES:
         return {}
-    real = _moments(originals, "features", count)
+    real, _ = _moments(originals, "features", count)
 
     def distance(column, select=lambda features: features):
-        made = _moments(table, column, count, select)
+        made, images = _moments(table, column, count, select)
         pictures = sum(tenth.count for tenth in made)
-        if pictures - max(tenth.count for tenth in made) < FEWEST_IMAGES // 2:
+        fewest_left = pictures - max(tenth.count for tenth in made)
+        if images < FEWEST_IMAGES or fewest_left < 2:
             return None
         return Distance(*frechet_jackknife(real, made), pictures)
 
@@ -118,25 +119,29 @@ def _moments(
     column: str,
     count: int,
     select: Callable[[Features], Features] = lambda features: features,
-) -> list[Moments]:
-    """The moments of what `select` takes of a column, by tenths of `count` images."""
-    return [
-        Moments.of(np.concatenate(rows))
-        for rows in _tenths(map(select, table.blocks(column)), count)
-    ]
+) -> tuple[list[Moments], int]:
+    """The moments of what `select` takes of a column, by tenths of `count` images.
+
+    And how many of the images have any.
+    """
+    moments, images = [], 0
+    for rows in _tenths(map(select, table.blocks(column)), count):
+        there = ~np.isnan(rows).any(axis=-1)
+        moments.append(Moments.of(rows[there]))
+        images += int(there.reshape(len(rows), -1).any(axis=1).sum())
+    return moments, images
 
 
-def _tenths(blocks: Iterator[Features], count: int) -> Iterator[list[Features]]:
-    """The rows of each tenth of the images, without those that are not there."""
-    position, rows = 0, []
+def _tenths(blocks: Iterator[Features], count: int) -> Iterator[Features]:
+    """The rows of each tenth of the images."""
+    position, parts = 0, []
     ends = iter([count * (k + 1) // _TENTHS for k in range(_TENTHS)])
     end = next(ends)
     for block in blocks:
         while len(block):
             part, block = block[: end - position], block[end - position :]
-            flat = part.reshape(-1, part.shape[-1])
-            rows.append(flat[~np.isnan(flat).any(axis=1)])
+            parts.append(part)
             position += len(part)
             if position == end:
-                yield rows
-                rows, end = [], next(ends, count)
+                yield np.concatenate(parts)
+                parts, end = [], next(ends, count)

@@ -60,6 +60,9 @@ class System(typing.Protocol):
     def about(self) -> dict[str, str]:
         """What it is, for the report."""
 
+    def unreadable(self) -> list[str]:
+        """What is wrong with pictures left out since this was asked last, a line each."""
+
     def digest(self, batch: Batch) -> str:
         """A hash of all that its pictures of a batch depend on."""
 
@@ -115,6 +118,9 @@ class ModelSystem:
             kind = "joint network (approach 1)" if has_segmenter(self.model) else "SMN alone"
         dtypes = ", ".join(sorted({network.config.dtype for network in networks}))
         return {"kind": kind, "dtype": dtypes, "sha256": self._fingerprint}
+
+    def unreadable(self) -> list[str]:
+        return []
 
     def digest(self, batch: Batch) -> str:
         return self._fingerprint
@@ -221,9 +227,6 @@ class PictureSystem:
     REGION_strength0.2 and so on for the sweep, swap_REGION for swaps, "reconstruction", or
     "segmentation" for label maps: 0 for the background, else the region's place from 1. ID is the
     image's id in the data set, with or without leading zeros.
-
-    Attributes:
-      unreadable: what is wrong with pictures that were left out, a line each.
     """
 
     has_slices = False
@@ -249,10 +252,14 @@ class PictureSystem:
                 f"named {', '.join(names)}, with pictures named by the ids of the originals"
             )
         self.image_size = decode_image(read_file(found[0]), str(found[0])).shape[0]
-        self.unreadable: list[str] = []
+        self._unreadable: list[str] = []
 
     def about(self) -> dict[str, str]:
         return {"kind": "pictures", "folder": str(self._folder)}
+
+    def unreadable(self) -> list[str]:
+        lines, self._unreadable = self._unreadable, []
+        return lines
 
     def missing(self, ids: Sequence[int]) -> list[str]:
         """Of which images pictures are missing, a line for each kind.
@@ -312,8 +319,8 @@ class PictureSystem:
             try:
                 picture = decode(read_file(files[identity]), str(files[identity]))
             except ValueError as error:
-                if str(error) not in self.unreadable:
-                    self.unreadable.append(str(error))
+                if row < batch.count:  # those after them repeat the last
+                    self._unreadable.append(str(error))
                 continue
             if picture.shape != like.shape[1:]:
                 raise ValueError(
