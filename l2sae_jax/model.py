@@ -210,19 +210,24 @@ class L2SAE:
         return self.smn
 
     @property
+    def has_segmenter(self) -> bool:
+        """Whether it can predict region masks."""
+        return self.smpn is not None or (
+            self.smn is not None and self.smn.config.slices is not None
+        )
+
+    @property
     def segmenter(self) -> Autoencoder:
         """The network whose sliced decodes show the regions.
 
         Raises:
           ValueError: the model has no network trained on region slices.
         """
-        if self.smpn is not None:
-            return self.smpn
-        if self.smn is not None and self.smn.config.slices is not None:
-            return self.smn
-        raise ValueError(
-            "this model has no SMPN, so it cannot predict region masks: load one that has"
-        )
+        if not self.has_segmenter:
+            raise ValueError(
+                "this model has no SMPN, so it cannot predict region masks: load one that has"
+            )
+        return self.smn if self.smpn is None else self.smpn
 
     def region_masks(
         self, images: Float[Array, "B H W 3"], regions: Sequence[int]

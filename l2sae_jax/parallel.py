@@ -233,6 +233,18 @@ def over_shards(
     )
 
 
+@contextlib.contextmanager
+def computing(batch_size: int) -> Iterator[None]:
+    """Raises ValueError, in one line, where a batch cannot be computed, for want of memory say."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be computed, try a smaller one: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
 def row_numbers(count: int) -> Int[Array, " count"]:
     """Positions in the global batch of this device's `count` rows; within `over_shards`."""
     return lax.axis_index(AXIS) * count + jnp.arange(count)

@@ -1,10 +1,24 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders for them."""
 
 import contextlib
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def make_folder(folder: str | os.PathLike) -> None:
+    """Makes a folder, unless it is there.
+
+    Raises:
+      ValueError: it cannot be made, or not be written to; in one line.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: cannot be written to")
 
 
 @contextlib.contextmanager

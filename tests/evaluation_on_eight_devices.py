@@ -6,6 +6,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import numpy as np
+from evaluation_cases import examples
 from tiny_models import separate_networks
 
 from l2sae_jax.evaluation import Protocol
@@ -17,20 +18,13 @@ from l2sae_jax.parallel import make_mesh, whole
 PROTOCOL = Protocol(measures=("segmentation", "reconstruction", "edit", "sweep", "swap"))
 
 
-class Noise:
-    def __getitem__(self, index):
-        generator = np.random.default_rng(index)
-        image = generator.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-        return {"image": image, "labels": image[..., 0] % 19, "id": index}
-
-
 def main() -> None:
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = make_mesh(devices)
         model = jax.device_put(separate_networks(), whole(mesh))
         system = ModelSystem("tiny", model, PROTOCOL, mesh)
-        (batch,) = batches(Noise(), 11, 16)
+        (batch,) = batches(examples(11), 11, 16)
         task = prepare(system, batch, PROTOCOL, Instruments({}, None, model), mesh)
         found.append({k: v for n in PROTOCOL.measures for k, v in measure(task, n).items()})
     assert len(jax.devices()) == 8

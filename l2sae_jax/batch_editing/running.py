@@ -1,7 +1,6 @@
 """Editing what was planned: batches of faces through the model, photograph by photograph."""
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,8 +25,9 @@ from l2sae_jax.batch_editing.sheets import Sheets
 from l2sae_jax.batch_editing.shots import Crop, Shot, is_unchanged, read_shots
 from l2sae_jax.checkpoints import fingerprint
 from l2sae_jax.model import L2SAE
-from l2sae_jax.parallel import make_mesh, shard_rows, whole
+from l2sae_jax.parallel import computing, make_mesh, shard_rows, whole
 from l2sae_jax.variants import Draw, Edit, Found, check, draw, edit_batch, find_regions, variants
+from l2sae_jax.whole_files import make_folder
 
 # Of the photographs of a batch together. Two more may be in memory: the last one written, and the
 # first of the next batch.
@@ -70,7 +70,7 @@ def run(
         batch_size = min(batch_size, len(plan.photos))
     batch_size = -(-batch_size // mesh.size) * mesh.size
     check(model, edit, mesh, batch_size)
-    _make_folder(plan.output)
+    make_folder(plan.output)
     reference_shots = _read_references(plan, model, report)
     plan = replace(plan, references={shot.name: shot.path for shot in reference_shots})
     references = {shot.name: shot.crops[0].pixels for shot in reference_shots}
@@ -219,7 +219,7 @@ def _edit_all(
     crops = [crop for _, crop in batch]
     crops += crops[-1:] * (batch_size - len(crops))
     confine = batch[0][0].photograph is not None  # put back, it must not change what is round it
-    try:
+    with computing(batch_size):
         # Once, not for every variant.
         filled = shard_rows(np.stack([crop.pixels for crop in crops]), mesh)
         found = find_regions(model, edit, mesh, filled)
@@ -231,19 +231,5 @@ def _edit_all(
             for regions, draw in draws
         ]
         found = jax.device_get(found)
-    except jax.errors.JaxRuntimeError as error:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be computed, try a smaller one: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
     for i, (shot, crop) in enumerate(batch):
         yield shot, EditedFace(crop, *jax.tree.map(lambda array, i=i: array[i], (found, pictures)))
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: cannot be written to")

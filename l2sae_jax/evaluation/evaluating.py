@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,14 +27,14 @@ from l2sae_jax.evaluation.running import Kept, Measured, Setting, run
 from l2sae_jax.evaluation.scores import Scores, scores
 from l2sae_jax.evaluation.sheets import write_sheets
 from l2sae_jax.evaluation.store import Table
-from l2sae_jax.evaluation.systems import ModelSystem, PictureSystem, System, has_segmenter
+from l2sae_jax.evaluation.systems import ModelSystem, PictureSystem, System
 from l2sae_jax.evaluation.timing import time_edits
 from l2sae_jax.evaluation.writing import write_originals, write_pictures
 from l2sae_jax.metrics.inception import SHA256, find_inception, read_inception
 from l2sae_jax.metrics.perceptual import load_lpips
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import make_mesh, whole
-from l2sae_jax.whole_files import replace_text
+from l2sae_jax.whole_files import make_folder, replace_text
 
 SCORES, REPORT = "scores.json", "report.md"
 _TIMED_IMAGES = 8
@@ -149,20 +148,6 @@ def evaluate(request: Request, command: Sequence[str], say: Say) -> Scores:
                 folder = request.output / "pictures" / system.name
                 write_pictures(system, setting, folder)
     return found
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder, unless it is there.
-
-    Raises:
-      ValueError: it cannot be made, or not be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: cannot be written to")
 
 
 def _write_scores(request: Request, found: Scores) -> None:
@@ -315,7 +300,7 @@ def _judge(
     if request.judge is not None:
         return l2.load(request.judge), Path(request.judge).resolve().name
     for system in systems:
-        if isinstance(system, ModelSystem) and has_segmenter(system.model):
+        if isinstance(system, ModelSystem) and system.model.has_segmenter:
             return system.model, system.name
     shipped = l2.load()
     if shipped.image_size == systems[0].image_size:

@@ -5,7 +5,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -15,6 +14,7 @@ from l2sae_jax.evaluation.measuring import Instruments, measure, originals, prep
 from l2sae_jax.evaluation.protocol import Protocol
 from l2sae_jax.evaluation.store import Table, digest, kept_rows
 from l2sae_jax.evaluation.systems import System
+from l2sae_jax.parallel import computing
 
 # What the figures of each measure depend on, besides the system: fields of the protocol, and
 # instruments.
@@ -122,15 +122,10 @@ def _measured(
             "protocol": {field: getattr(protocol, field) for field in fields},
             "instruments": {one: identities.get(one) for one in needed},
         }
-        try:
+        with computing(setting.batch_size):
             files[name] = kept_rows(
                 kept.systems, digest(arrays, settings), lambda name=name: measure(task(), name)
             )
-        except jax.errors.JaxRuntimeError as error:
-            raise ValueError(
-                f"a batch of {setting.batch_size} cannot be computed, try a smaller one: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
     return files
 
 

@@ -115,7 +115,7 @@ class ModelSystem:
         if self.model.smpn is not None:
             kind = "SMPN alone" if self.model.smn is None else "SMN and SMPN (approach 2)"
         else:
-            kind = "joint network (approach 1)" if has_segmenter(self.model) else "SMN alone"
+            kind = "joint network (approach 1)" if self.model.has_segmenter else "SMN alone"
         dtypes = ", ".join(sorted({network.config.dtype for network in networks}))
         return {"kind": kind, "dtype": dtypes, "sha256": self._fingerprint}
 
@@ -128,12 +128,12 @@ class ModelSystem:
     def lacks(self, measure: str) -> str | None:
         if measure != "segmentation" and self.model.smn is None:
             return "it has no SMN"
-        if measure not in ("reconstruction", "realism") and not has_segmenter(self.model):
+        if measure not in ("reconstruction", "realism") and not self.model.has_segmenter:
             return "it has no SMPN"
         return None
 
     def segment(self, batch: Batch, placed: Placed) -> Made | None:
-        if not has_segmenter(self.model):
+        if not self.model.has_segmenter:
             return None
         return _all(segment(self.model, self.mesh, placed.pixels), batch)
 
@@ -150,22 +150,14 @@ class ModelSystem:
         return _all(made, batch)
 
 
-def has_segmenter(model: L2SAE) -> bool:
-    """Whether a model can predict masks."""
-    return model.smpn is not None or (model.smn is not None and model.smn.config.slices is not None)
-
-
 def _all(value: Array, batch: Batch) -> Made:
     return Made(value, np.ones(len(batch.ids), bool))
 
 
+@partial(jax.jit, static_argnums=1)
 def segment(model: L2SAE, mesh: Mesh, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B H W R"]:
     """Hard masks of all regions in {0, 1}."""
-    return _segment(mesh, model, pixels)
 
-
-@partial(jax.jit, static_argnums=0)
-def _segment(mesh, model, pixels):
     def apply(model, pixels):
         return editing.segment(model, to_images(pixels))
 

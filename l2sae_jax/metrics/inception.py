@@ -65,15 +65,19 @@ _largest = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(1, 1), p
 _halve = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 
 
+def _double_3x3(name, stride=1, pad=True):
+    return (
+        _Conv(f"{name}.branch3x3dbl_1", 64),
+        _Conv(f"{name}.branch3x3dbl_2", 96, (3, 3)),
+        _Conv(f"{name}.branch3x3dbl_3", 96, (3, 3), stride, pad),
+    )
+
+
 def _block_a(name, pooled):
     return [
         _Conv(f"{name}.branch1x1", 64),
         (_Conv(f"{name}.branch5x5_1", 48), _Conv(f"{name}.branch5x5_2", 64, (5, 5))),
-        (
-            _Conv(f"{name}.branch3x3dbl_1", 64),
-            _Conv(f"{name}.branch3x3dbl_2", 96, (3, 3)),
-            _Conv(f"{name}.branch3x3dbl_3", 96, (3, 3)),
-        ),
+        _double_3x3(name),
         (_average, _Conv(f"{name}.branch_pool", pooled)),
     ]
 
@@ -81,11 +85,7 @@ def _block_a(name, pooled):
 def _block_b(name):
     return [
         _Conv(f"{name}.branch3x3", 384, (3, 3), 2, pad=False),
-        (
-            _Conv(f"{name}.branch3x3dbl_1", 64),
-            _Conv(f"{name}.branch3x3dbl_2", 96, (3, 3)),
-            _Conv(f"{name}.branch3x3dbl_3", 96, (3, 3), 2, pad=False),
-        ),
+        _double_3x3(name, 2, pad=False),
         _halve,
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from evaluation_cases import SIZE, examples
 from tiny_models import separate_networks
 
 import l2sae_jax as l2
@@ -26,26 +27,11 @@ from l2sae_jax.parallel import make_mesh
 from l2sae_jax.pixels import to_images, to_pixels
 from l2sae_jax.regions import region_masks
 
-SIZE = 16
+IMAGES = examples(3)
 NOTHING = Instruments({}, None, None)
 PROTOCOL = Protocol(
     measures=("segmentation", "reconstruction", "edit", "sweep", "swap"), strengths=(0.0, 0.6)
 )
-
-
-class Noise:
-    """Images and labels at random; the second image has neither hair nor lips."""
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        generator = np.random.default_rng(index)
-        labels = generator.integers(1 if index == 1 else 0, 19, (SIZE, SIZE)).astype(np.uint8)
-        if index == 1:
-            labels[np.isin(labels, (10, 11, 12, 13))] = 0
-        image = generator.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
-        return {"image": image, "labels": labels, "id": 7 * index + 3}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +46,7 @@ def system(mesh):
 
 def rows_of(system, protocol, instruments, mesh, batch_size=3):
     found = []
-    for batch in batches(Noise(), 3, batch_size):
+    for batch in batches(IMAGES, 3, batch_size):
         task = prepare(system, batch, protocol, instruments, mesh)
         names = [name for name in protocol.measures if system.lacks(name) is None]
         found.append({k: v for name in names for k, v in measure(task, name).items()})
@@ -75,7 +61,7 @@ def rows(system, mesh):
 
 def alone(index):
     """An image, the key of its noise, and its true masks, as a batch of one."""
-    example = Noise()[index]
+    example = IMAGES[index]
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), example["id"])
     return to_images(example["image"][None]), key, region_masks(example["labels"][None])
 
@@ -148,7 +134,7 @@ def test_a_model_without_a_network_is_measured_in_what_it_can(mesh, system):
 @pytest.fixture(scope="module")
 def folder(system, mesh, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(system, Setting(Noise(), 3, PROTOCOL, mesh, 2), folder)
+    write_pictures(system, Setting(IMAGES, 3, PROTOCOL, mesh, 2), folder)
     return folder
 
 
@@ -176,14 +162,14 @@ def test_images_without_a_picture_do_not_count(folder, mesh, tmp_path):
 
 
 def test_a_digest_is_of_the_files_of_a_batch(folder, mesh, tmp_path):
-    (batch,) = batches(Noise(), 1, 1)
+    (batch,) = batches(IMAGES, 1, 1)
     (tmp_path / "hair").mkdir()
-    write_picture(tmp_path / "hair" / "3.png", Noise()[0]["image"])
+    write_picture(tmp_path / "hair" / "3.png", IMAGES[0]["image"])
     files = partial(PictureSystem, "files", tmp_path, PROTOCOL, mesh)
     before = files().digest(batch)
-    write_picture(tmp_path / "hair" / "10.png", Noise()[0]["image"])
+    write_picture(tmp_path / "hair" / "10.png", IMAGES[0]["image"])
     assert files().digest(batch) == before
-    write_picture(tmp_path / "hair" / "3.png", Noise()[1]["image"])
+    write_picture(tmp_path / "hair" / "3.png", IMAGES[1]["image"])
     assert files().digest(batch) != before
 
 
@@ -210,7 +196,7 @@ def test_mistakes_in_a_folder_are_named(mesh, tmp_path):
 
 
 def test_originals_are_written_for_other_programs(tmp_path):
-    write_originals(Setting(Noise(), 3, PROTOCOL, None, 1), tmp_path)
+    write_originals(Setting(IMAGES, 3, PROTOCOL, None, 1), tmp_path)
     names = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*"))
     assert names == sorted(
         ["references.csv", *(f"{d}{i}.png" for d in ("", "segmentation/") for i in (3, 10, 17))]
