@@ -12,8 +12,9 @@ reconstruct shows what the network makes of the whole picture.
 Faces are found, edited at the model's resolution, and put back: results are whole photographs, in
 which only the regions have changed. With --align=off pictures are taken for crops of one upright
 face, like those of FFHQ and CelebA-HQ, and results are at the model's resolution. There is a mask
-for each region, a contact sheet of all faces, and manifest.json, which says what was done. The exit
-code is 1 if a photograph could not be edited, and 2 if the run could not begin or go on.
+for each region, a contact sheet of all faces, and manifest.json, which says what was done. Results
+say in their metadata that they were edited, unless --mark tells otherwise. The exit code is 1 if a
+photograph could not be edited, and 2 if the run could not begin or go on.
 """
 
 import datetime
@@ -102,6 +103,14 @@ def define_flags() -> flags.FlagValues:
         "Of edited pictures; png and webp are exact.",
         **new,
     )
+    flags.DEFINE_enum(
+        "mark",
+        "metadata",
+        ["none", "metadata", "visible", "both"],
+        "How results tell that they were edited: metadata, in the file, which changes no pixel; "
+        "visible, as words in a corner.",
+        **new,
+    )
     flags.DEFINE_boolean("grid", False, "Also lay results out as a figure, in grid.png.", **new)
     flags.DEFINE_boolean("resume", False, "Leave out what an interrupted run has done.", **new)
     flags.DEFINE_string(
@@ -154,9 +163,8 @@ def edit_photos(paths: list[str], options: flags.FlagValues, command: Sequence[s
     edit = wanted_edit(options)
     cropping = Cropping(_align(options.align), _face(options.face))
     output = Path(options.output)
-    work = plan(
-        edit, paths, options.style_reference, output, report, cropping, options.format, options.grid
-    )
+    written = options.format, options.grid, options.mark
+    work = plan(edit, paths, options.style_reference, output, report, cropping, *written)
     keep_compiled_programs()
     model = l2.load(options.checkpoint)
     size = model.image_size

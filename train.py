@@ -1,6 +1,7 @@
 """Trains an SMN, an SMPN or a joint network.
 
 python train.py --config=configs/portraits_64.py:smpn --workdir=DIR [--config.field=value ...]
+python train.py ... --config.dry_run=True      # checks data, networks, disk and memory, and stops
 
 A run that was stopped, by whatever means, continues from its workdir by the same command. SIGTERM
 stops it after the step it is at: it saves and exits with code 75, upon which a scheduler may queue
@@ -58,12 +59,12 @@ def _train(config, workdir: str) -> int:
     import jax
 
     from l2sae_jax.compilation_cache import keep_compiled_programs
-    from l2sae_jax.training import StoppedError, train_and_evaluate
+    from l2sae_jax.training import StoppedError, dry_run, train_and_evaluate
 
     if jax.process_count() == 1:  # others might find nothing where process 0 finds, and wait
         keep_compiled_programs()
     try:
-        train_and_evaluate(config, workdir)
+        (dry_run if config.get("dry_run") else train_and_evaluate)(config, workdir)
     except StoppedError as stopped:
         print(f"train.py: {stopped}; the same command continues", file=sys.stderr)
         return os.EX_TEMPFAIL

@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 from measuring import times_of
 
-from l2sae_jax.configuration import to_dict
-from l2sae_jax.nn import published_image_discriminator
+from l2sae_jax.training.paper import paper_config
+from l2sae_jax.training.scaling import Scaling
 from l2sae_jax.training.state import create_state, make_objective, make_optimizers
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -26,10 +26,9 @@ def load_config(name: str, kind: str) -> ml_collections.ConfigDict:
 
 def config_for(size: int, kind: str, dtype: str) -> ml_collections.ConfigDict:
     """Small networks at 64 px, above that the full-size ones."""
-    config = load_config("portraits_64" if size == 64 else "celebamask_512", kind)
-    config.data.size, config.dtype = size, dtype
-    if size > 64:
-        config.networks.image_discriminator = to_dict(published_image_discriminator(size))
+    small = size == 64
+    config = load_config("portraits_64", kind) if small else paper_config(kind, size, Scaling())
+    config.dtype = dtype
     return config
 
 

@@ -30,6 +30,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     config.images = 40_000
     config.dtype = "float32"
     config.init_from = ""
+    config.dry_run = False
     config.update(to_dict(Scaling()))
     # A structure cell is 4 x 4 pixels, and each region has three channels of 15: a slice is scaled
     # to unit length before it is decoded, so that a single channel could say little but its sign.
@@ -86,10 +87,10 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
         size=64,
         framing=(0.89, 0.029),  # fitted to 400 of them with `data.faces`
         flip=True,
-        colour_jitter=0.3 if kind == "smpn" else 0.0,
         length=0,
         seed=0,
     )
+    config.augmentation = dict(colour=0.3 if kind == "smpn" else 0.0)
     config.log_every = 1_600
     config.evaluate_every = 8_000
     config.evaluate_images = 256

@@ -23,6 +23,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     config.images = 256
     config.dtype = "float32"
     config.init_from = ""
+    config.dry_run = False
     config.update(to_dict(Scaling()))
     config.slices = ((0, 2), (2, 4), (4, 6), (6, 7), (7, 8))
     config.optimizer = dict(learning_rate=0.002, b1=0.0, b2=0.99, cooldown=0.0)
@@ -44,7 +45,6 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
         data_dir="",
         size=32,
         flip=True,
-        colour_jitter=0.0,
         length=64,
         seed=0,
     )

@@ -2,6 +2,10 @@
 
     DIR/config.json                     architectures, and which folder holds the parameters
     DIR/weights-XXXXXXXX/smn/encoder/   an Orbax checkpoint for each network of "smn" and "smpn"
+    DIR/weights-XXXXXXXX/SHA256SUMS     what all these files hash to, config.json included
+
+Files are compared with their hashes before they are read; older models have none. Who changes
+config.json by hand deletes SHA256SUMS and the line "sums".
 
 A save writes a new weights folder first and then replaces config.json in one step, so whenever it
 is stopped the directory holds the old model or the new one. The workdir of a training run is a
@@ -27,6 +31,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from l2sae_jax.checksums import SUMS_FILE, check_file, read_sums, write_sums
 from l2sae_jax.configuration import from_dict, to_dict
 from l2sae_jax.model import L2SAE, Autoencoder, AutoencoderConfig
 from l2sae_jax.nn import Architecture
@@ -80,11 +85,10 @@ def load(path: str | os.PathLike | None = None) -> L2SAE:
     """
     description = read_description(Path(path) if path is not None else shipped_model_path())
     parameters = description.read(("encoder", "decoder"))
+    # Converted by NumPy: JAX would compile a program for each shape, half a second in all.
+    parameters = jax.device_put(jax.tree.map(lambda x: np.asarray(x, np.float32), parameters))
     networks = {
-        name: Autoencoder(
-            **jax.tree.map(lambda x: jax.numpy.asarray(x, np.float32), trees),
-            config=description.autoencoders[name],
-        )
+        name: Autoencoder(**trees, config=description.autoencoders[name])
         for name, trees in parameters.items()
     }
     return L2SAE(networks.get("smn"), networks.get("smpn"), description.mask_reduction)
@@ -117,6 +121,10 @@ class Description:
     def __init__(self, directory: Path, config: Mapping[str, Any]):
         where = str(directory / CONFIG_FILE)
         self.directory = directory
+        self._together = not {"weights", "sums"} & config.keys()
+        self._weights = _newest_weights(directory) if self._together else _folder(directory, config)
+        self._sums = None if self._together else _sums(self._weights, config)
+        self._checked: set[str] = set()
         self.autoencoders: dict[str, AutoencoderConfig] = {}
         self.architectures: dict[str, Architecture] = {}
         for name in NETWORKS:
@@ -129,8 +137,6 @@ class Description:
             check_mask_reduction(self.stated_mask_reduction, f"{where}: ")
         self.mask_reduction = self.stated_mask_reduction or _size_ratio(self.autoencoders)
         self.metadata = dict(config.get("metadata", {}))
-        self._together = "weights" not in config
-        self._weights = _newest_weights(directory, config)
 
     def _add(self, name: str, values: dict[str, Any], where: str) -> None:
         discriminators = {key: values.pop(key) for key in DISCRIMINATORS if key in values}
@@ -142,12 +148,13 @@ class Description:
         """Parameters of "smn" or "smpn", `{"encoder": tree, ...}`, each read when asked for.
 
         Trees are of numpy arrays in the stored dtype. Asking raises ValueError where parameters are
-        missing, of other shapes than config.json says, or unreadable.
+        missing, damaged, of other shapes than config.json says, or unreadable.
         """
 
         def read(network: str) -> Any:
-            shapes = _parameter_shapes(self.architectures[name])[network]
-            return self._read(name, network, shapes)
+            if self._sums is not None:  # files as they were saved fit, and shapes take long to find
+                return self._read(name, network)
+            return self._read(name, network, _parameter_shapes(self.architectures[name])[network])
 
         return LazyMapping(self.architectures[name].present(), read)
 
@@ -161,10 +168,20 @@ class Description:
             shapes, lambda block: self._read(name, network, {block: shapes[block]})[block]
         )
 
-    def _read(self, name: str, network: str, shapes: Any) -> Any:
+    def _read(self, name: str, network: str, shapes: Any = None) -> Any:
         if self._together:
             return _restore(self._weights, {name: {network: shapes}})[name][network]
+        self._check(f"{name}/{network}/")
         return _restore(self._weights / name / network, shapes)
+
+    def _check(self, folder: str) -> None:
+        """Compares the files of a network with their hashes, unless that was done."""
+        if self._sums is None or folder in self._checked:
+            return
+        for file in self._sums:
+            if file.startswith(folder):
+                check_file(self._weights, file, self._sums)
+        self._checked.add(folder)
 
     def read(self, wanted: tuple[str, ...] | None = None) -> dict[str, dict[str, Any]]:
         """Parameters `{"smn": {"encoder": ...}, ...}` as numpy arrays, in the stored dtype.
@@ -173,7 +190,8 @@ class Description:
           wanted: names of networks ("encoder", ...) to read; None for all.
 
         Raises:
-          ValueError: parameters missing, of other shapes than config.json says, or unreadable.
+          ValueError: parameters missing, damaged, of other shapes than config.json says, or
+            unreadable.
         """
         return {
             name: {
@@ -229,17 +247,36 @@ def read_description(directory: Path) -> Description:
         raise ValueError(f"{file} is damaged: {error}") from None
 
 
-def _newest_weights(directory: Path, config: Mapping[str, Any]) -> Path:
-    if "weights" in config:
-        name = config["weights"]
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ValueError(f"{directory / CONFIG_FILE}: weights {name!r} is no folder's name")
-        return directory / name
-    # Orbax gives a step's folder its final, all-digit name only once it is complete.
-    steps = [int(path.name) for path in (directory / CHECKPOINTS).glob("*") if path.name.isdigit()]
+def _folder(directory: Path, config: Mapping[str, Any]) -> Path:
+    """Where the parameters are that config.json names."""
+    name = config["weights"]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"{directory / CONFIG_FILE}: weights {name!r} is no folder's name")
+    return directory / name
+
+
+def _sums(weights: Path, config: Mapping[str, Any]) -> dict[str, str] | None:
+    """What the files of a model must hash to; None of one saved before hashes were."""
+    if "sums" not in config and not (weights / SUMS_FILE).exists():
+        return None
+    sums = read_sums(weights)
+    check_file(weights, f"../{CONFIG_FILE}", sums)
+    return sums
+
+
+def _newest_weights(directory: Path) -> Path:
+    """Where the newest parameters of a training run are."""
+    steps = saved_steps(directory)
     if not steps:
         raise ValueError(f"{directory} holds no parameters yet: no checkpoint was saved")
     return directory / CHECKPOINTS / str(max(steps)) / "networks"
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints in the workdir of a training run."""
+    # Orbax gives a step's folder its final, all-digit name only once it is complete.
+    names = (path.name for path in (workdir / CHECKPOINTS).glob("*"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def save_model(
@@ -263,21 +300,26 @@ def save_model(
       mask_reduction: see `L2SAE`; None lets `load` work it out.
 
     Raises:
-      ValueError: the directory holds something else than a model.
+      ValueError: the directory holds something else than a model, or parameters are missing or
+        of other shapes than their architecture's.
     """
     directory = Path(directory)
     check_model_output(directory)
     weights = f"weights-{uuid.uuid4().hex[:8]}"
     with staged(directory) as folder:
         for name, networks in parameters.items():
+            shapes = _parameter_shapes(architectures[name])
             for network in networks:
-                _save(folder / weights / name / network, networks[network])
-        config = {"format": FORMAT, "weights": weights}
+                _save(folder / weights / name / network, networks[network], shapes.get(network, {}))
+        config = {"format": FORMAT, "weights": weights, "sums": SUMS_FILE}
         if mask_reduction is not None:
             config["mask_reduction"] = mask_reduction
         for name, autoencoder in autoencoders.items():
             config[name] = describe(autoencoder, architectures[name])
         write_config(folder, config | {"metadata": dict(metadata or {})})
+        files = sorted(path for path in (folder / weights).rglob("*") if path.is_file())
+        # The last line is there only if the list is whole, and is always looked at.
+        write_sums(folder / weights, [*files, folder / CONFIG_FILE])
     for old in directory.iterdir():
         if _is_leftover(old) and old.name != weights:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -366,9 +408,12 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     replace_text(directory / CONFIG_FILE, text + "\n")
 
 
-def _save(path: Path, tree: Any) -> None:
+def _save(path: Path, tree: Any, shapes: Any) -> None:
     import orbax.checkpoint as ocp
 
+    tree = jax.tree.map(np.asarray, tree)
+    if misfit := _misfit(tree, shapes):
+        raise ValueError(f"{path.parent.name} {path.name} does not fit its architecture: {misfit}")
     # By default Orbax would copy every array, and compress all of them side by side in memory,
     # which saves a tenth of the space: together as much again as the network takes.
     handlers = ocp.type_handlers.create_type_handler_registry(
@@ -377,39 +422,46 @@ def _save(path: Path, tree: Any) -> None:
     )
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=handlers)
     with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree))
+        checkpointer.save(path.absolute(), tree)
     # Orbax notes there where it wrote, which is nobody's business who receives the model, and reads
     # it on no file system that can rename.
     (path / "commit_success.txt").unlink(missing_ok=True)
 
 
-def _restore(path: Path, shapes: Any) -> Any:
-    """Reads the leaves that `shapes` names, as numpy arrays; others in the checkpoint stay."""
+def _restore(path: Path, shapes: Any = None) -> Any:
+    """Reads the leaves that `shapes` names, as numpy arrays; others in the checkpoint stay.
+
+    Without `shapes` all that `save_model` wrote there.
+    """
     import orbax.checkpoint as ocp
 
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    args = ocp.args.PyTreeRestore()
+    if shapes is not None:
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        args = ocp.args.PyTreeRestore(item=shapes, restore_args=restore_args, partial_restore=True)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            values = checkpointer.restore(
-                path.absolute(),
-                args=ocp.args.PyTreeRestore(
-                    item=shapes, restore_args=restore_args, partial_restore=True
-                ),
-            )
+            values = checkpointer.restore(path.absolute(), args=args)
     except Exception as error:
         # What follows is TensorStore's account of how it was opened, a screenful of JSON.
         first_line = (str(error).strip() or repr(error)).splitlines()[0].split(" [tensorstore")[0]
         raise ValueError(f"{path} cannot be read: {first_line}") from error
     # Of a layer that is not in the checkpoint, Orbax returns what was asked for as it was.
-    mismatch = [
-        f"{jax.tree_util.keystr(key)} is {found.shape}, expected {expected.shape}"
-        if isinstance(found, np.ndarray)
-        else f"{jax.tree_util.keystr(key)} is missing"
-        for (key, expected), found in zip(
-            jax.tree_util.tree_flatten_with_path(shapes)[0], jax.tree.leaves(values), strict=True
-        )
-        if not isinstance(found, np.ndarray) or found.shape != expected.shape
-    ]
-    if mismatch:
-        raise ValueError(f"{path} does not fit its {CONFIG_FILE}: {mismatch[0]}")
+    if misfit := shapes is not None and _misfit(values, shapes):
+        raise ValueError(f"{path} does not fit its {CONFIG_FILE}: {misfit}")
     return values
+
+
+def _misfit(found: Any, expected: Any) -> str | None:
+    """What is wrong with a tree of arrays that is to be of these shapes."""
+    arrays = dict(jax.tree_util.tree_leaves_with_path(found))
+    shapes = dict(jax.tree_util.tree_leaves_with_path(expected))
+    for path in shapes | arrays:
+        name, array = jax.tree_util.keystr(path), arrays.get(path)
+        if path not in shapes:
+            return f"{name} is superfluous"
+        if not isinstance(array, np.ndarray):
+            return f"{name} is missing"
+        if array.shape != shapes[path].shape:
+            return f"{name} is {array.shape}, expected {shapes[path].shape}"
+    return None

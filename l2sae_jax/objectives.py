@@ -22,6 +22,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
+from l2sae_jax.metrics.perceptual import Lpips, lpips
 from l2sae_jax.model import Autoencoder, AutoencoderConfig
 from l2sae_jax.nn import Architecture, NoiseMaps, sample_noise
 from l2sae_jax.regions import REGIONS, appearance_images, mask_images, region_masks, slice_masks
@@ -46,6 +47,8 @@ class ObjectiveConfig:
     Attributes:
       kind: "smn", "smpn" (Eq. 2, against masks) or "joint" (approach 1, against appearances).
       l1, gan, patch: weights of reconstruction, image GAN and patch GAN; 0 leaves a term out.
+      perceptual: weight of the LPIPS (AlexNet) of the reconstruction, which makes pictures sharp
+        long before a GAN would; 0, as published, leaves it out. Needs the package's extra `eval`.
       r1, patch_r1: weights of the gradient penalties.
       r1_every: discriminator steps for each penalty step.
       crops: patches taken from an image.
@@ -58,16 +61,17 @@ class ObjectiveConfig:
       region_shares: None for plain losses, or each region's share p of the picture: pixels inside
         then weigh ((1 - p) / p)^balance.
       balance: 0 counts pixels alike, 1 counts regions alike.
-      recolouring: how far to change the colours of the picture that the structure is read from, the
-        style being read from the picture itself: a decoder that shall restore its colours must
-        take them from the style. 0, as published, leaves that to the GANs on mixes, which need
-        millions of images.
+      recolouring: how far to change the colours of each part of the picture that the structure is
+        read from, the style being read from the picture itself: a decoder that shall restore the
+        colours of hair, skin and lips must take them from the style. 0, as published, leaves that
+        to the GANs on mixes, which need millions of images.
     """
 
     kind: Literal["smn", "smpn", "joint"] = "smn"
     l1: float = 1.0
     gan: float = 1.0
     patch: float = 1.0
+    perceptual: float = 0.0
     r1: float = 10.0
     patch_r1: float = 1.0
     r1_every: int = 16
@@ -88,6 +92,8 @@ class ObjectiveConfig:
             raise ValueError(f"reconstruction {self.reconstruction!r}: choose l1 or logistic")
         if self.reconstruction == "logistic" and self.kind != "smpn":
             raise ValueError("reconstruction 'logistic' is for masks, objective kind smpn")
+        if self.perceptual and self.kind == "smpn":
+            raise ValueError("perceptual compares pictures, not masks: leave it 0 for smpn")
         shares = self.region_shares
         if shares is not None and (
             len(shares) != len(REGIONS) or not all(0 < p < 1 for p in shares)
@@ -254,12 +260,14 @@ class Objective:
       remat: what is computed again for the gradient instead of being kept: nothing, the inside of
         every residual block ("blocks"), or that and all of a branch but its decodes, one branch
         after the other ("regions").
+      perceptual: the network of the perceptual loss, where there is one.
     """
 
     config: ObjectiveConfig
     autoencoder: AutoencoderConfig
     architecture: Architecture
     remat: Remat = "none"
+    perceptual: Lpips | None = None
 
     @property
     def branches(self) -> Branches:
@@ -378,6 +386,11 @@ class Objective:
         if cfg.l1:
             error = self._reconstruction(rec, leading(share.targets, cfg.reconstructed), share)
             losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(average(error))
+        if cfg.perceptual:
+            targets = leading(share.targets, cfg.reconstructed)
+            flat = (x.reshape(-1, *x.shape[2:]) for x in (rec, targets))
+            distance = lpips(self.perceptual, *flat).reshape(rec.shape[:2])
+            losses["G_LPIPS"] = cfg.perceptual * jnp.mean(average(distance))
         if cfg.gan:
             logits = self._image_logits(params, jnp.concatenate([rec, mix]))
             losses["G_GAN_rec"] = 0.5 * cfg.gan * average(real(logits[: len(rec)]))

@@ -1,9 +1,12 @@
 """Model directories: what is saved returns, nothing gets lost, damage is told in one line."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +15,14 @@ import pytest
 from reference import tiny_architecture
 
 from l2sae_jax import checkpoints
-from l2sae_jax.checkpoints import describe, load, read_description, save_model, write_config
+from l2sae_jax.checkpoints import (
+    describe,
+    load,
+    read_description,
+    save_model,
+    shipped_model_path,
+    write_config,
+)
 from l2sae_jax.model import AutoencoderConfig
 from l2sae_jax.regions import DEFAULT_SLICES
 
@@ -59,6 +69,27 @@ def saved(tmp_path_factory):
 def model(saved, tmp_path):
     """A directory with a model of the parameters drawn from seed 0."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def _edit(change):
+    def damage(model):
+        config = json.loads((model / "config.json").read_text())
+        change(config)
+        (model / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def _weights(model):
+    return next(model.glob("weights-*"))
+
+
+@pytest.fixture
+def older(model):
+    """The same as it was saved before files had hashes."""
+    (_weights(model) / "SHA256SUMS").unlink()
+    _edit(lambda config: config.pop("sums"))(model)
+    return model
 
 
 def holds(directory, seed):
@@ -123,6 +154,25 @@ def test_float16_is_stored_as_such_and_loads_as_float32(tmp_path):
 def test_jax_arrays_can_be_saved(tmp_path):
     save(tmp_path / "model", {"smn": jax.tree.map(jax.numpy.asarray, parameters(0))})
     assert holds(tmp_path / "model", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tree: tree["decoder"]["to_rgb"].pop("bias"), r"\['bias'\] is missing"),
+        (lambda tree: tree["decoder"].update(extra=np.zeros(3)), r"\['extra'\] is superfluous"),
+        (
+            lambda tree: tree["decoder"]["to_rgb"].update(bias=np.zeros(4)),
+            r"\(4,\), expected \(3,\)",
+        ),
+    ],
+)
+def test_parameters_that_do_not_fit_are_not_saved(model, change, told):
+    tree = parameters(1)
+    change(tree)
+    with pytest.raises(ValueError, match=rf"^smn decoder does not fit its architecture: .*{told}"):
+        save(model, {"smn": tree})
+    assert holds(model, 0)
 
 
 def test_a_model_can_be_moved(model, tmp_path):
@@ -266,20 +316,168 @@ def test_a_first_save_that_is_killed_can_be_repeated(tmp_path):
     assert holds(directory, 0)
 
 
+# ------------------------------------------------------------------------------------------ hashes
+
+
+def files_of(model):
+    return sorted(path for path in model.rglob("*") if path.is_file())
+
+
+def flip(file, place):
+    """Changes one bit of a file."""
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def read_all(model):
+    description = read_description(model)
+    return description.read()
+
+
+def test_every_file_is_listed_with_its_hash(model):
+    listed = {}
+    for line in (_weights(model) / "SHA256SUMS").read_text().splitlines():
+        sha256, name = line.split("  ")
+        listed[(_weights(model) / name).resolve()] = sha256
+    files = {path.resolve() for path in files_of(model)} - {_weights(model) / "SHA256SUMS"}
+    assert listed == {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_whichever_file_is_damaged_is_named(model):
+    for file in files_of(model):
+        sound = file.read_bytes()
+        flip(file, len(sound) // 2)
+        with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+            read_all(model)
+        assert str(file) in str(error.value)
+        file.write_bytes(sound)
+    read_all(model)
+
+
+def test_whichever_file_of_parameters_is_cut_short_or_missing_is_named(model):
+    files = [file for file in files_of(model) if file.name != "config.json"]
+    for file in files:
+        sound = file.read_bytes()
+        file.write_bytes(sound[:-2])
+        with pytest.raises(ValueError, match="copy or download the model again") as error:
+            read_all(model)
+        assert str(file) in str(error.value)
+        file.unlink()
+        with pytest.raises(ValueError, match="is missing.*; copy or download the model again"):
+            read_all(model)
+        file.write_bytes(sound)
+    read_all(model)
+
+
+def test_any_damage_to_the_configuration_is_told(model):
+    file = model / "config.json"
+    sound = file.read_bytes()
+    for place in range(0, len(sound), 3):
+        flip(file, place)
+        with pytest.raises(ValueError) as error:
+            read_description(model)
+        assert str(model) in str(error.value) and "\n" not in str(error.value)
+        file.write_bytes(sound)
+
+
+def test_any_damage_to_the_list_is_told(model):
+    file = _weights(model) / "SHA256SUMS"
+    sound = file.read_bytes()
+    lines = sound.splitlines(keepends=True)
+    for kept in range(len(lines)):
+        file.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(ValueError, match="SHA256SUMS is damaged"):
+            read_description(model)
+    for place in range(0, len(lines[0]), 5):
+        file.write_bytes(sound)
+        flip(file, place)
+        with pytest.raises(ValueError, match="SHA256SUMS"):
+            read_all(model)
+
+
+def test_the_damage_is_told_with_what_to_do(model):
+    file = next((_weights(model) / "smn/encoder/d").iterdir())
+    flip(file, 0)
+    with pytest.raises(ValueError) as error:
+        load(model)
+    assert str(error.value) == (
+        f"{file}: its SHA-256 is not what {_weights(model) / 'SHA256SUMS'} says; copy or download "
+        "the model again"
+    )
+
+
+def test_only_what_is_read_is_compared(model):
+    flip(next((_weights(model) / "smn/image_discriminator/d").iterdir()), 0)
+    assert holds(model, 0)
+    with pytest.raises(ValueError, match="its SHA-256 is not"):
+        read_all(model)
+
+
+def test_blocks_are_compared_once(model, monkeypatch):
+    compared = []
+    check = checkpoints.check_file
+    monkeypatch.setattr(
+        checkpoints, "check_file", lambda *what: compared.append(what[1]) or check(*what)
+    )
+    description = read_description(model)
+    for blocks in (description.blocks("smn", "decoder"), description.blocks("smn", "decoder")):
+        dict(blocks)
+    assert len(compared) == len(set(compared)) > 3
+    flip(next((_weights(model) / "smn/decoder/d").iterdir()), 0)
+    with pytest.raises(ValueError, match="its SHA-256 is not"):
+        dict(read_description(model).blocks("smn", "decoder"))
+
+
+def test_a_model_of_before_loads(older):
+    assert holds(older, 0)
+    assert_same_tree(read_all(older)["smn"], parameters(0))
+
+
+needs_weights = pytest.mark.skipif(
+    not shipped_model_path().exists(), reason="no weights in this checkout"
+)
+
+
+@needs_weights
+def test_whichever_file_of_the_shipped_model_is_damaged_is_named(tmp_path):
+    model = Path(shutil.copytree(shipped_model_path(), tmp_path / "model"))
+    weights = _weights(model)
+    for line in (weights / "SHA256SUMS").read_text().splitlines():
+        file = Path(os.path.normpath(weights / line.split("  ")[1]))
+        sound = file.read_bytes()
+        flip(file, len(sound) // 3)
+        with pytest.raises(ValueError) as error:
+            name, network, *_ = (*file.relative_to(model).parts[1:], "smn", "encoder")
+            read_description(model).networks(name)[network]
+        assert str(file) in str(error.value)
+        file.write_bytes(sound)
+
+
+_LOAD = """
+import time
+import jax
+import l2sae_jax as l2
+start = time.perf_counter()
+jax.block_until_ready(l2.load())
+print(time.perf_counter() - start)
+"""
+
+
+@needs_weights
+def test_the_shipped_model_loads_within_a_second():
+    quickest = np.inf
+    for _ in range(3):  # the machine may be busy with something else
+        done = subprocess.run(
+            [sys.executable, "-c", _LOAD], capture_output=True, text=True, check=True
+        )
+        quickest = min(quickest, float(done.stdout))
+        if quickest < 1:
+            break
+    assert quickest < 1
+
+
 # ------------------------------------------------------------------------------------------ damage
-
-
-def _edit(change):
-    def damage(model):
-        config = json.loads((model / "config.json").read_text())
-        change(config)
-        (model / "config.json").write_text(json.dumps(config))
-
-    return damage
-
-
-def _weights(model):
-    return next(model.glob("weights-*"))
 
 
 DAMAGE = {
@@ -327,9 +525,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage, told", DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_told_in_one_line(model, damage, told):
-    damage(model)
+def test_without_hashes_damage_is_told_in_one_line(older, damage, told):
+    damage(older)
     with pytest.raises(ValueError, match=told) as error:
-        load(model)
-    assert str(model) in str(error.value)
+        load(older)
+    assert str(older) in str(error.value)
     assert "\n" not in str(error.value)

@@ -19,6 +19,7 @@ import l2sae_jax as l2
 from l2sae_jax.batch_editing import plan, results, running
 from l2sae_jax.data.alignment import central_square, take
 from l2sae_jax.data.synthetic import SyntheticFaces
+from l2sae_jax.marks import MARKS, read_mark
 from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import MODES, Edit
 
@@ -134,6 +135,13 @@ def test_every_mode_writes_its_files(here, model, capsys, arguments, of_each):
     assert said.out.startswith(f"Model: {model}, 16 x 16 pixels\nDevice: ")
     assert "Edited 3, skipped 0, in " in said.out.splitlines()[-1]
     assert "3/3" in said.err and "image" in said.err  # the progress bar
+
+
+def test_results_are_marked_unless_told_otherwise(here, model):
+    assert call(model, "photos/face0.png", "--output=out") == 0
+    assert read_mark("out/face0_hair_s0.png").software.startswith("l2sae_jax ")
+    assert call(model, "photos/face0.png", "--output=out", "--mark=none") == 0
+    assert read_mark("out/face0_hair_s0.png") is None
 
 
 def test_regions_edited_separately(here, model):
@@ -457,6 +465,7 @@ def test_too_large_a_batch_is_told_in_one_line(here, model, capsys, monkeypatch)
 def test_flags_offer_what_the_library_knows():
     flags = program.define_flags()
     assert flags["mode"].parser.enum_values == list(MODES)
+    assert flags["mark"].parser.enum_values == list(MARKS)
     assert all(name in flags["regions"].help for name in REGION_NAMES)
 
 

@@ -9,6 +9,7 @@ import pytest
 from agreement import L2S_128, SMALL_64, figures, noise_maps, parameters
 from reference import tiny_architecture
 
+from l2sae_jax.metrics.perceptual import load_lpips, lpips
 from l2sae_jax.model import Autoencoder, AutoencoderConfig
 from l2sae_jax.objectives import (
     CROP_CALLS,
@@ -247,6 +248,31 @@ def test_recolouring_reads_the_structure_from_other_colours_than_the_style():
     expected = jax.jit(Autoencoder.decode)(model, model.encode(others)[0], model.encode(images)[1])
     np.testing.assert_allclose(reconstruct(images, others), expected, atol=1e-5)
     assert np.abs(reconstruct(images, others) - reconstruct(images, None)).max() > 1e-3
+
+
+def test_the_perceptual_loss_is_lpips_and_reaches_the_networks():
+    architecture = tiny_architecture(image_discriminator=None, patch_discriminator=None)
+    autoencoder = AutoencoderConfig(architecture.encoder, architecture.decoder, 32)
+    config = ObjectiveConfig(l1=0.0, gan=0.0, patch=0.0, perceptual=0.5, reconstructed=0.5)
+    metric = load_lpips("alexnet")
+    objective = Objective(config, autoencoder, architecture, perceptual=metric)
+    params = architecture.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3), minval=-1, maxval=1)
+    draws = Draws(None, ())
+
+    def losses(params):
+        return objective.losses("generator", params, images, images[:, None], draws)
+
+    found = losses(params)
+    model = Autoencoder(**params, config=autoencoder)
+    expected = 0.5 * jnp.mean(lpips(metric, model.decode(*model.encode(images[:2])), images[:2]))
+    assert list(found) == ["G_LPIPS"]
+    assert total(found) == pytest.approx(float(expected), rel=1e-4)
+    gradient = jax.grad(lambda params: total(losses(params)))(params)
+    assert np.abs(gradient["encoder"]["from_rgb"]["kernel"]).max() > 0
+    assert np.abs(gradient["decoder"]["to_rgb"]["kernel"]).max() > 0
+    with pytest.raises(ValueError, match="perceptual compares pictures, not masks"):
+        ObjectiveConfig("smpn", perceptual=1.0)
 
 
 # What is random ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Runs of `configs/smoke.py`, in this process and in others."""
+"""Configs, and runs of `configs/smoke.py`, in this process and in others."""
 
 import importlib.util
 import json
@@ -11,11 +11,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def smoke_config(kind="smn", **changes):
-    spec = importlib.util.spec_from_file_location("smoke", ROOT / "configs" / "smoke.py")
+def load_config(name, kind="smn"):
+    """What configs/NAME.py gives for "smn", "smpn" or "joint"."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(kind)
+    return module.get_config(kind)
+
+
+def smoke_config(kind="smn", **changes):
+    config = load_config("smoke", kind)
     config.images, config.checkpoint_every, config.evaluate_every = 32, 16, 32
     config.log_every = 8
     config.update_from_flattened_dict(changes)

@@ -11,6 +11,7 @@ import gradio as gr
 
 from l2sae_jax.app.sessions import MAX_SESSIONS
 from l2sae_jax.app.studio import Scene, Studio, Wish
+from l2sae_jax.marks import WORDS
 from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import MODES
 
@@ -42,6 +43,7 @@ class _Controls(NamedTuple):
     degrees: tuple[gr.Slider, ...]
     blend: gr.Radio
     harmonise: gr.Checkbox
+    words: gr.Checkbox
     back: gr.Button
     another: gr.Button
 
@@ -54,8 +56,8 @@ class _Controls(NamedTuple):
     @property
     def wish(self) -> list[gr.components.Component]:
         """What `_wish` reads."""
-        blending = self.blend, self.harmonise
-        return [self.regions, self.mode, self.degree, *blending, self.separate, *self.degrees]
+        how = self.blend, self.harmonise, self.words
+        return [self.regions, self.mode, self.degree, *how, self.separate, *self.degrees]
 
 
 def build(studio: Studio, samples: Sequence[Path] = ()) -> gr.Blocks:
@@ -176,6 +178,9 @@ def _choices() -> dict[str, Any]:
             elem_id="harmonise",
             **off,
         ),
+        "words": gr.Checkbox(
+            label=f'Write "{WORDS}" on the download', container=False, elem_id="words", **off
+        ),
     }
 
 
@@ -230,7 +235,7 @@ def _connect(page: gr.Blocks, c: _Controls, studio: Studio, samples: Sequence[Pa
     c.close_up.select(on_face, c.wish, **common)
     c.reference.upload(acting(studio.take_style), [c.reference, *c.wish], **common)
     c.mode.input(mode_chosen, c.wish, **common)
-    for control in (c.regions, c.degree, c.separate, *c.degrees, c.blend, c.harmonise):
+    for control in (c.regions, c.degree, c.separate, *c.degrees, c.blend, c.harmonise, c.words):
         control.input(acting(studio.edit), c.wish, trigger_mode="always_last", **common)
     for button, step in ((c.another, 1), (c.back, -1)):
         further = acting(partial(studio.edit, step=step))
@@ -238,10 +243,10 @@ def _connect(page: gr.Blocks, c: _Controls, studio: Studio, samples: Sequence[Pa
     page.unload(left)
 
 
-def _wish(regions, mode, degree, blend, harmonise, separate, *degrees) -> Wish:
+def _wish(regions, mode, degree, blend, harmonise, words, separate, *degrees) -> Wish:
     apart = tuple(degrees) if separate else None
     chosen = tuple(name for name in REGION_NAMES if name in regions)
-    return Wish(chosen, mode, degree, apart, blend, harmonise)
+    return Wish(chosen, mode, degree, apart, blend, harmonise, words)
 
 
 def _with_usual_degrees(wish: Wish) -> Wish:
@@ -282,7 +287,7 @@ def _updates(c: _Controls, scene: Scene, wish: Wish) -> dict[gr.components.Compo
         },
         **{
             control: gr.update(interactive=opened)
-            for control in (c.mode, c.separate, c.blend, c.harmonise)
+            for control in (c.mode, c.separate, c.blend, c.harmonise, c.words)
         },
         c.back: gr.update(interactive=edited and scene.sample > 0),
         c.another: gr.update(interactive=edited and wish.mode != "swap"),

@@ -1,5 +1,6 @@
 """A photograph with a face found in it, its edits, and the settings that make them again."""
 
+import functools
 import itertools
 import shlex
 import threading
@@ -13,9 +14,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 import l2sae_jax as l2
+from l2sae_jax.checkpoints import fingerprint
 from l2sae_jax.data.alignment import Placement, central_square, ffhq_placement, put_back, take
 from l2sae_jax.data.faces import Face, find_faces, largest
 from l2sae_jax.data.images import Photograph
+from l2sae_jax.marks import software_name
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import make_mesh
 from l2sae_jax.variants import MODES, Edit, Found, draw, edit_batch, find_regions, variants
@@ -92,6 +95,11 @@ class Editor:
         self._mesh = make_mesh(jax.local_devices()[:1])
         _ = model.restyler, model.segmenter  # or what they raise
 
+    @functools.cached_property
+    def software(self) -> str:
+        """What results call their maker."""
+        return software_name(fingerprint(self._model))
+
     def portrait(self, name: str, photograph: Photograph) -> Portrait:
         """Finds the faces of a photograph, and the regions of the largest; else of the middle.
 
@@ -150,7 +158,7 @@ class Editor:
         return Portrait(name, photograph, faces, number, placement, crop, found)
 
 
-def settings(result: Result, checkpoint: str | None) -> dict[str, Any]:
+def settings(result: Result, checkpoint: str | None, mark: str = "metadata") -> dict[str, Any]:
     """What makes a result again: the flags of `edit.py`, and the command."""
     portrait, edit = result.portrait, result.edit
     flags = {"mode": edit.mode, "regions": ",".join(edit.regions)}
@@ -162,7 +170,7 @@ def settings(result: Result, checkpoint: str | None) -> dict[str, Any]:
             "samples": edit.samples,
             "seed": edit.seed,
         }
-    flags |= {"blend": edit.blend, "harmonise": edit.harmonise}
+    flags |= {"blend": edit.blend, "harmonise": edit.harmonise, "mark": mark}
     flags |= {"align": "middle"} if portrait.number is None else {"face": portrait.number}
     if checkpoint is not None:
         flags["checkpoint"] = checkpoint

@@ -35,6 +35,7 @@ class Session:
       reference, reference_shown: whose style is taken, and the file that shows it.
       sample: which draw of the noise is shown, from 0.
       result: what came of the last edit; None without any.
+      mark: of `marks.MARKS`, how the result tells that it was edited.
       seen: when the visitor last did something, by the monotonic clock.
       at_work: held by whoever changes the session: one thing is done after the other.
     """
@@ -48,6 +49,7 @@ class Session:
     reference_shown: Path | None = None
     sample: int = 0
     result: Result | None = None
+    mark: str = "metadata"
     seen: float = field(default_factory=time.monotonic)
     at_work: threading.Lock = field(default_factory=threading.Lock)
     _shown: list[Path] = field(default_factory=list)

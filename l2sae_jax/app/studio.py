@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from l2sae_jax.app.portraits import Editor, Portrait, Result, settings
 from l2sae_jax.app.sessions import Session, Sessions
-from l2sae_jax.data.images import decode_photograph, write_picture
+from l2sae_jax.data.images import decode_photograph
+from l2sae_jax.marks import write_marked
 from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import MODES, Edit
 
@@ -25,6 +26,7 @@ class Wish(NamedTuple):
       degrees: one for each of `REGION_NAMES` instead; None for one for all.
       blend: see `matting.blend`.
       harmonise: see `editing.edit`.
+      words: whether the result says in a corner that it was edited; its file always does.
     """
 
     regions: tuple[str, ...] = ()
@@ -33,6 +35,7 @@ class Wish(NamedTuple):
     degrees: tuple[float, ...] | None = None
     blend: str = "local"
     harmonise: bool = True
+    words: bool = False
 
     def as_edit(self, sample: int) -> Edit:
         """The edit whose last sample is meant.
@@ -141,7 +144,8 @@ class Studio:
             return None
         path = session.folder / "result.png"
         try:
-            write_picture(path, result.pixels, result.portrait.photograph.icc_profile)
+            profile = result.portrait.photograph.icc_profile
+            write_marked(path, result.pixels, session.mark, self._editor.software, profile)
         except FileNotFoundError:  # the session has ended meanwhile
             return None
         return path, f"{result.name}.png"
@@ -150,7 +154,8 @@ class Studio:
         """What makes the last edit again, and the name of a file for it."""
         session = self._sessions.with_token(token)
         result = session and session.result
-        return result and (settings(result, self._checkpoint), f"{result.name}.json")
+        told = result and settings(result, self._checkpoint, session.mark)
+        return result and (told, f"{result.name}.json")
 
     def _act(self, visitor: str, wish: Wish, does: Callable[[Session], _Outcome]) -> Scene:
         """Does something to a session, when nothing else is done to it; says what went wrong."""
@@ -193,6 +198,7 @@ class Studio:
             session.result = None
             return wish, "Now add a photograph to copy from."
         edit = wish.as_edit(session.sample)
+        session.mark = "both" if wish.words else "metadata"
         session.result = self._editor.edit(portrait, edit, session.reference if swaps else None)
         return wish, _told(session.result)
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from l2sae_jax.data.images import resize, write_picture
+from l2sae_jax.data.images import resize
+from l2sae_jax.marks import write_marked
 
 SHEET, FIGURE = "contact_sheet", "grid"
 PAGES = (f"{SHEET}*.png", f"{FIGURE}*.png")
@@ -45,6 +46,8 @@ class ContactSheet:
         columns: int = 12,
         lines: int = 12,
         pages: int = 0,
+        mark: str = "none",
+        software: str = "",
     ):
         """Begins a sheet.
 
@@ -55,8 +58,10 @@ class ContactSheet:
             its pictures, as figures of papers do.
           columns, lines: the most a page holds.
           pages: written before.
+          mark, software: see `marks.write_marked`.
         """
         self._folder, self.name = folder, name
+        self._mark, self._software = mark, software
         self._cell_size, self._columns, self._lines_per_page = cell_size, columns, lines
         self._is_figure = name == FIGURE
         self._gap = 2 if self._is_figure else 6  # pixels round every picture
@@ -107,7 +112,8 @@ class ContactSheet:
         self._lines.clear()
         self.written += 1
         number = "" if self.written == 1 else f"_{self.written}"
-        write_picture(self._folder / f"{self.name}{number}.png", np.asarray(page))
+        file = self._folder / f"{self.name}{number}.png"
+        write_marked(file, np.asarray(page), self._mark, self._software)
 
     def _write(self, page: Image.Image, caption: str, x: int, y: int) -> None:
         ImageDraw.Draw(page).text((x, y), self._fitting(caption), "black", self._font)

@@ -11,6 +11,7 @@ from l2sae_jax.batch_editing import contact_sheet
 from l2sae_jax.batch_editing.manifest import MANIFEST
 from l2sae_jax.batch_editing.shots import ALIGNED, Cropping
 from l2sae_jax.data.images import find_images
+from l2sae_jax.marks import MARKS
 from l2sae_jax.variants import MODES, Edit, Variant, variants
 
 Report = Callable[[str], None]
@@ -29,6 +30,10 @@ class Plan:
       cropping: how faces are cut out of them.
       picture_format: of `FORMATS`, what edited pictures are written as.
       grid: whether results are also laid out as a figure.
+      mark: of `MARKS`, how results tell that they were edited.
+
+    Raises:
+      ValueError: an unknown mark.
     """
 
     edit: Edit
@@ -38,6 +43,11 @@ class Plan:
     cropping: Cropping = ALIGNED
     picture_format: str = "png"
     grid: bool = False
+    mark: str = "metadata"
+
+    def __post_init__(self):
+        if self.mark not in MARKS:
+            raise ValueError(f"unknown mark {self.mark!r}: choose from {', '.join(MARKS)}")
 
     def picture_of(self, name: str, variant: Variant) -> str:
         """The file of one variant of the photograph of this name."""
@@ -83,6 +93,7 @@ def plan(
     cropping: Cropping = ALIGNED,
     picture_format: str = "png",
     grid: bool = False,
+    mark: str = "metadata",
 ) -> Plan:
     """Finds the files, names their results, and makes sure that none of these replaces an input.
 
@@ -90,11 +101,11 @@ def plan(
       paths: photographs, and folders of them; those that do not exist are reported.
       style_reference: a picture or a folder of them, where the mode needs one.
       report: is told, in a line, of every path without a picture.
-      cropping, picture_format, grid: see `Plan`.
+      cropping, picture_format, grid, mark: see `Plan`.
 
     Raises:
-      ValueError: no photograph, no reference or a superfluous one, or results that would replace
-        an input or one another.
+      ValueError: no photograph, no reference or a superfluous one, an unknown mark, or results that
+        would replace an input or one another.
     """
     mode = MODES[edit.mode]
     if mode.needs_reference and style_reference is None:
@@ -110,7 +121,7 @@ def plan(
     if mode.needs_reference and not references:
         raise ValueError(f"no style reference found: {style_reference} holds but earlier results")
     named = _by_name(photos), _by_name(references)
-    found = Plan(edit, *named, output, cropping, picture_format, grid)
+    found = Plan(edit, *named, output, cropping, picture_format, grid, mark)
     _check_results(found)
     return found
 

@@ -17,6 +17,7 @@ from l2sae_jax.batch_editing.shots import Crop, Picture, Shot
 from l2sae_jax.data.alignment import Placement, put_back, spread_labels, spread_mask, take
 from l2sae_jax.data.images import resize, write_gif, write_picture
 from l2sae_jax.label_maps import overlay
+from l2sae_jax.marks import MARKS, with_words, write_marked
 from l2sae_jax.metrics.locality import mean_change
 from l2sae_jax.regions import region_indices
 from l2sae_jax.variants import Found, Variant
@@ -41,9 +42,16 @@ class ResultWriter:
     that show it are full.
     """
 
-    def __init__(self, plan: Plan, chosen: Sequence[Variant], sheets: Sheets, manifest: Manifest):
-        """Args: chosen: variants of the plan's edit."""
-        self._plan, self._chosen = plan, chosen
+    def __init__(
+        self,
+        plan: Plan,
+        chosen: Sequence[Variant],
+        sheets: Sheets,
+        manifest: Manifest,
+        software: str,
+    ):
+        """Args: chosen: variants of the plan's edit; software: what results call their maker."""
+        self._plan, self._chosen, self._software = plan, chosen, software
         self._sheets, self._manifest = sheets, manifest
         self._waiting: deque[Entry] = deque()
 
@@ -60,12 +68,12 @@ class ResultWriter:
             pictures = [face.pictures[i] for face in faces]
             whole = self._put_together(shot, faces, pictures)
             file = self._plan.picture_of(shot.name, variant)
-            self._save(file, whole, shot)
+            self._save_result(file, whole, shot)
             results.append(self._result_entry(file, variant, faces, pictures))
             for views, face, picture in zip(shown, faces, pictures, strict=True):
                 views.append(self._view(shot, face, whole, picture))
             if self._plan.edit.mode == "interpolate":
-                frames.append(_at_most(whole, _LARGEST_FRAME))
+                frames.append(self._frame(whole))
         self._write_animations(shot, frames)
         self._write_regions(shot, faces)
         for number, (face, views) in enumerate(zip(faces, shown, strict=True), start=1):
@@ -162,9 +170,24 @@ class ResultWriter:
             return picture
         return take(whole, face.crop.placement, self._sheets.cell_size)
 
+    def _frame(self, whole: Picture) -> Picture:
+        """A result as an animation shows it."""
+        frame = _at_most(whole, _LARGEST_FRAME)
+        return with_words(frame) if "visible" in MARKS[self._plan.mark] else frame
+
+    def _save_result(self, file: str, whole: Picture, shot: Shot) -> None:
+        """Writes a picture that was edited, and says so."""
+        target = self._plan.output / file
+        write_marked(target, whole, self._plan.mark, self._software, _profile(shot))
+
     def _save(self, file: str, array: np.ndarray, shot: Shot | None = None) -> None:
-        profile = None if shot is None or shot.photograph is None else shot.photograph.icc_profile
-        write_picture(self._plan.output / file, array, profile)
+        """Writes what is seen in a photograph: nothing of it was made by a model."""
+        write_picture(self._plan.output / file, array, _profile(shot))
+
+
+def _profile(shot: Shot | None) -> bytes | None:
+    """The colours of a photograph's results."""
+    return None if shot is None or shot.photograph is None else shot.photograph.icc_profile
 
 
 def _mask(face: EditedFace, regions: Sequence[str]) -> Mask:

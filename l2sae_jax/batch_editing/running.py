@@ -24,6 +24,7 @@ from l2sae_jax.batch_editing.results import EditedFace, ResultWriter
 from l2sae_jax.batch_editing.sheets import Sheets
 from l2sae_jax.batch_editing.shots import Crop, Shot, is_unchanged, read_shots
 from l2sae_jax.checkpoints import fingerprint
+from l2sae_jax.marks import software_name
 from l2sae_jax.model import L2SAE
 from l2sae_jax.parallel import computing, make_mesh, shard_rows, whole
 from l2sae_jax.variants import Draw, Edit, Found, check, draw, edit_batch, find_regions, variants
@@ -86,8 +87,9 @@ def run(
         if (plan.output / MANIFEST).exists():
             remove_pages(plan.output, pages)
         manifest = Manifest(plan.output, header, done)
-        sheets = Sheets(plan, chosen, references, size, pages)
-        writer = ResultWriter(plan, chosen, sheets, manifest)
+        software = software_name(header["model"]["sha256"])
+        sheets = Sheets(plan, chosen, references, size, pages, software)
+        writer = ResultWriter(plan, chosen, sheets, manifest, software)
         with tqdm(total=len(photos), unit="image", dynamic_ncols=True) as bar:
 
             def skipped(path: Path, line: str) -> None:
@@ -133,7 +135,7 @@ def _header(plan: Plan, model: L2SAE, references: Sequence[Shot]) -> dict[str, A
     return {
         "edit": asdict(plan.edit),
         "photographs": asdict(plan.cropping),
-        "written": {"format": plan.picture_format, "grid": plan.grid},
+        "written": {"format": plan.picture_format, "grid": plan.grid, "mark": plan.mark},
         "model": {
             "sha256": fingerprint(model),
             "image_size": model.image_size,

@@ -1,6 +1,7 @@
 """What the contact sheet and the figure of a run show of every face."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,6 +11,7 @@ from l2sae_jax.batch_editing.contact_sheet import FIGURE, SHEET, Cell, ContactSh
 from l2sae_jax.batch_editing.planning import Plan
 from l2sae_jax.batch_editing.shots import Picture
 from l2sae_jax.label_maps import colour_map, overlay
+from l2sae_jax.marks import MARKS
 from l2sae_jax.regions import REGION_NAMES
 from l2sae_jax.variants import Found, Variant
 
@@ -28,16 +30,26 @@ class Sheets:
         references: Mapping[str, Picture],
         size: int,
         pages: Mapping[str, int],
+        software: str,
     ):
-        """Args: chosen: variants of the plan's edit; size: of crops; pages: written before."""
+        """Begins the sheets.
+
+        Args:
+          chosen: variants of the plan's edit.
+          size: of crops.
+          pages: written before.
+          software: what results call their maker.
+        """
         self._edit, self._chosen, self._references = plan.edit, chosen, references
         # Small pictures are shown enlarged, large ones not quite in full.
         self.cell_size = 256 if size > 128 else 128
-        self._sheet = ContactSheet(plan.output, self.cell_size, SHEET, pages=pages.get(SHEET, 0))
+        # No words here: cells are small, and bear captions. Masks alone are nothing edited.
+        mark = "metadata" if chosen and "metadata" in MARKS[plan.mark] else "none"
+        begin = partial(ContactSheet, plan.output, mark=mark, software=software)
+        self._sheet = begin(self.cell_size, SHEET, pages=pages.get(SHEET, 0))
         self._all = [self._sheet]
         if plan.grid:
-            before = pages.get(FIGURE, 0)
-            self._all.append(ContactSheet(plan.output, max(size, 128), FIGURE, pages=before))
+            self._all.append(begin(max(size, 128), FIGURE, pages=pages.get(FIGURE, 0)))
         if plan.edit.mode == "swap":
             below = [Cell(picture, name) for name, picture in references.items()]
             lead = 1 + len(plan.edit.regions) if plan.edit.separately else 2

@@ -134,7 +134,10 @@ def decode_labels(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
 
 
 def write_picture(
-    path: str | os.PathLike, array: UInt8[np.ndarray, "H W *C"], icc_profile: bytes | None = None
+    path: str | os.PathLike,
+    array: UInt8[np.ndarray, "H W *C"],
+    icc_profile: bytes | None = None,
+    **note: Any,
 ) -> None:
     """Writes a picture in the format its suffix names; the file appears whole or not at all.
 
@@ -143,6 +146,7 @@ def write_picture(
         written at quality 95 without subsampling of its colours.
       array: `[H, W]` or `[H, W, 3]`; not for JPEG, also `[H, W, 4]`.
       icc_profile: of an RGB array, if it is not sRGB.
+      note: metadata, as Pillow's writer of this format takes them.
 
     Raises:
       ValueError: another suffix, or a side longer than this format can hold.
@@ -154,7 +158,7 @@ def write_picture(
     longest, most = max(array.shape[:2]), _LONGEST_SIDE.get(suffix, math.inf)
     if longest > most:
         raise ValueError(f"{path}: {longest} pixels a side are over {most}: write .png instead")
-    _write(path, Image.fromarray(array), icc_profile=icc_profile, **_WRITERS[suffix])
+    _write(path, Image.fromarray(array), icc_profile=icc_profile, **_WRITERS[suffix], **note)
 
 
 def write_gif(

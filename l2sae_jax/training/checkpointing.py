@@ -21,6 +21,7 @@ from l2sae_jax.checkpoints import (
     CONFIG_FILE,
     FORMAT,
     describe,
+    saved_steps,
     write_config,
 )
 from l2sae_jax.configuration import to_dict
@@ -31,14 +32,16 @@ from l2sae_jax.training.scaling import Scaling
 from l2sae_jax.training.state import TrainState
 from l2sae_jax.whole_files import replace_text
 
-# What may differ when a run goes on: how long it is, what it writes down, where its data are, and
-# what changes an update in rounding at most.
+# What may differ when a run goes on: how long it is, what it writes down, where its data are, what
+# changes an update in rounding at most, and whether it is rehearsed.
 _MAY_CHANGE = {
+    "dry_run",
     *("remat", "accumulate", "shard_optimizer"),
     *("images", "log_every", "evaluate_every", "evaluate_images", "evaluate_batch_size"),
     *("checkpoint_every", "keep_checkpoints", "init_from", "data.source", "data.data_dir"),
 }
 TRAIN_CONFIG_FILE = "train_config.json"
+_LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
@@ -50,38 +53,58 @@ def only_run_in(workdir: Path, config) -> Iterator[None]:
     Raises:
       ValueError: another process trains there, another config did, or it holds a finished model.
     """
-    if (workdir / CONFIG_FILE).exists() and "weights" in json.loads(
-        (workdir / CONFIG_FILE).read_text()
-    ):
-        raise ValueError(f"{workdir} holds a saved model: give another folder as workdir")
+    _check_no_model(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
+    with _locked(workdir):
+        _check_config(workdir, config)
+        text = json.dumps(json.loads(config.to_json()), indent=1)
+        replace_text(workdir / TRAIN_CONFIG_FILE, text + "\n")
+        yield
+
+
+def check_workdir(workdir: Path, config) -> None:
+    """Raises what `only_run_in` would raise, and writes nothing."""
+    _check_no_model(workdir)
+    if (workdir / _LOCK_FILE).exists():
+        with _locked(workdir):
+            pass
+    _check_config(workdir, config)
+
+
+def _check_no_model(workdir: Path) -> None:
+    file = workdir / CONFIG_FILE
+    if file.exists() and "weights" in json.loads(file.read_text()):
+        raise ValueError(f"{workdir} holds a saved model: give another folder as workdir")
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    with open(workdir / _LOCK_FILE, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is training in {workdir}") from None
-        _keep_config(workdir / TRAIN_CONFIG_FILE, config)
         yield
 
 
-def _keep_config(file: Path, config) -> None:
-    now = json.loads(config.to_json())
-    if file.exists():
-        before = json.loads(file.read_text())
-        # Runs older than a field of the scaling were trained as by its default.
-        ours, theirs = (_flat(to_dict(Scaling()) | each) for each in (now, before))
-        changed = sorted(
-            name
-            for name in (ours.keys() | theirs.keys()) - _MAY_CHANGE
-            if ours.get(name) != theirs.get(name)
+def _check_config(workdir: Path, config) -> None:
+    file = workdir / TRAIN_CONFIG_FILE
+    if not file.exists():
+        return
+    now, before = json.loads(config.to_json()), json.loads(file.read_text())
+    # Runs older than a field of the scaling were trained as by its default.
+    ours, theirs = (_flat(to_dict(Scaling()) | each) for each in (now, before))
+    changed = sorted(
+        name
+        for name in (ours.keys() | theirs.keys()) - _MAY_CHANGE
+        if ours.get(name) != theirs.get(name)
+    )
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"{workdir} was trained with config.{name}={theirs.get(name)}, not "
+            f"{ours.get(name)}: use the config it was trained with, or another workdir"
         )
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"{file.parent} was trained with config.{name}={theirs.get(name)}, not "
-                f"{ours.get(name)}: use the config it was trained with, or another workdir"
-            )
-    replace_text(file, json.dumps(now, indent=1) + "\n")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -113,9 +136,8 @@ def telling_of_a_full_disk(workdir: Path) -> Iterator[None]:
         reason = next((text for text in _NO_ROOM if text in _chain(error)), None)
         if reason is None or not is_first():  # others repeat what process 0 says
             raise
-        # Orbax gives a step's folder its final, all-digit name only once it is complete.
-        names = [path.name for path in (workdir / CHECKPOINTS).glob("*") if path.name.isdigit()]
-        good = f"checkpoint {max(map(int, names))} is intact" if names else "none was saved yet"
+        steps = saved_steps(workdir)
+        good = f"checkpoint {steps[-1]} is intact" if steps else "none was saved yet"
         raise DiskFullError(
             f"{workdir}: {reason}; {good}: make room, and the same command continues from there"
         ) from None

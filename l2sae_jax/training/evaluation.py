@@ -16,6 +16,31 @@ from l2sae_jax.training.scaling import Scaling
 from l2sae_jax.training.state import Params
 from l2sae_jax.training.steps import make_validation_step
 
+# How many images a picture of what is learnt shows.
+COLUMNS = 8
+
+
+def evaluation_batch_size(config, available: int, devices: int) -> int:
+    """Images in each batch that is scored.
+
+    Args:
+      config: see configs/.
+      available: how many validation images there are.
+      devices: what a batch is divided among.
+
+    Raises:
+      ValueError: there are too few images.
+    """
+    count = min(config.evaluate_images, available)
+    wanted = min(config.evaluate_batch_size, count)
+    size = -(-wanted // devices) * devices
+    if size > count:
+        raise ValueError(
+            f"config.evaluate_images: {count} images are fewer than {devices} devices, "
+            "or no multiple of them in one batch"
+        )
+    return size
+
 
 class Evaluation:
     """The validation images of a run, which all processes share."""
@@ -25,13 +50,7 @@ class Evaluation:
         self._workdir = workdir
         self._mesh = mesh
         self._count = min(config.evaluate_images, len(self._source))
-        wanted = min(config.evaluate_batch_size, self._count)
-        self._batch_size = -(-wanted // mesh.size) * mesh.size
-        if self._batch_size > self._count:
-            raise ValueError(
-                f"config.evaluate_images: {self._count} images are fewer than {mesh.size} devices, "
-                "or no multiple of them in one batch"
-            )
+        self._batch_size = evaluation_batch_size(config, len(self._source), mesh.size)
         self._step = make_validation_step(objective, mesh, scaling)
         self._grid = make_grid_step(objective)
 
@@ -57,6 +76,6 @@ class Evaluation:
         return {name: np.stack([e[name] for e in examples]) for name in ("image", "labels")}
 
     def _write_grid(self, generator: Params, images_seen: int) -> None:
-        grid = self._grid(generator, self._examples(0, min(8, self._count)))
+        grid = self._grid(generator, self._examples(0, min(COLUMNS, self._count)))
         (self._workdir / "grids").mkdir(exist_ok=True)
         write_grid(self._workdir / "grids" / f"{images_seen:09d}.png", np.asarray(grid))

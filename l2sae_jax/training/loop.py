@@ -2,7 +2,10 @@
 
 import contextlib
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from tqdm import tqdm
 from l2sae_jax.checkpoints import read_description
 from l2sae_jax.data.pipeline import Pipeline, make_pipeline
 from l2sae_jax.data.sources import Source, open_source
+from l2sae_jax.nn import DecoderConfig, EncoderConfig
 from l2sae_jax.objectives import KINDS, Objective
 from l2sae_jax.parallel import (
     failing_together,
@@ -23,11 +27,14 @@ from l2sae_jax.parallel import (
     shard_rows,
     whole,
 )
+from l2sae_jax.training.augmentation import make_augmentation
 from l2sae_jax.training.checkpointing import RunCheckpoints, only_run_in, telling_of_a_full_disk
 from l2sae_jax.training.evaluation import Evaluation
 from l2sae_jax.training.logging import Averages, ScalarLog
 from l2sae_jax.training.scaling import Scaling, check_batch, make_scaling
 from l2sae_jax.training.state import (
+    GENERATOR,
+    Params,
     TrainState,
     create_state,
     make_objective,
@@ -73,16 +80,8 @@ def train_and_evaluate(config, workdir: str | Path) -> TrainState:
     """
     workdir, mesh = Path(workdir), make_mesh()
     stop = StopRequests(mesh)
-    of_first = from_first(config.to_json())
     with stop.listening(), telling_of_a_full_disk(workdir), contextlib.ExitStack() as held:
-        with failing_together():
-            if config.to_json() != of_first:
-                raise ValueError("the config is not that of process 0: give all the same flags")
-            missing = [name for name in _FIELDS if name not in config]
-            if missing:
-                raise ValueError(f"config.{missing[0]} is missing; compare with configs/smoke.py")
-            objective, scaling = make_objective(config), make_scaling(config)
-            _check(config, objective, scaling, mesh)
+        objective, scaling = read_config(config, mesh)
         source = _open_source(config.data)
         with failing_together():
             pipeline = make_pipeline(
@@ -96,6 +95,24 @@ def train_and_evaluate(config, workdir: str | Path) -> TrainState:
             if is_first():
                 held.enter_context(only_run_in(workdir, config))
         return _train(config, workdir, objective, scaling, mesh, pipeline, stop)
+
+
+def read_config(config, mesh: Mesh) -> tuple[Objective, Scaling]:
+    """The losses and the way of computing them that a config asks for; all processes call it.
+
+    Raises:
+      ValueError: it cannot be trained on these devices, or is not that of all processes.
+    """
+    of_first = from_first(config.to_json())
+    with failing_together():
+        if config.to_json() != of_first:
+            raise ValueError("the config is not that of process 0: give all the same flags")
+        missing = [name for name in _FIELDS if name not in config]
+        if missing:
+            raise ValueError(f"config.{missing[0]} is missing; compare with configs/smoke.py")
+        objective, scaling = make_objective(config), make_scaling(config)
+        _check(config, objective, scaling, mesh)
+    return objective, scaling
 
 
 def _open_source(data_config) -> Source:
@@ -126,7 +143,7 @@ def _train(
             layout,
             scaling,
             average_decay=config.average_decay or None,
-            colour_jitter=config.data.colour_jitter,
+            augmentation=make_augmentation(config),
         )
         for kind in KINDS
     }
@@ -200,31 +217,63 @@ def _first_state(config, objective, scaling, mesh, checkpoints, pipeline):
     return jax.jit(create, out_shardings=layout)(place(params, whole(mesh))), layout
 
 
-def initial_parameters(config, objective: Objective):
-    """Fresh parameters, or those of a converted checkpoint or another run's workdir.
+def initial_parameters(config, objective: Objective) -> Params:
+    """Fresh parameters, and in their place those that `config.init_from` holds."""
+    fresh = jax.jit(objective.architecture.init)(jax.random.key(config.seed))
+    loaded = loaded_parameters(config, objective)
+    if loaded and is_first():
+        print(f"Starting from {config.init_from}: {', '.join(loaded)}")
+    return fresh | {name: fresh[name] | layers for name, layers in loaded.items()}
 
-    Networks that `config.init_from` does not hold, discriminators for instance, start fresh.
+
+def loaded_parameters(config, objective: Objective) -> Params:
+    """Those of a converted checkpoint or another run's workdir, `config.init_from`.
+
+    An SMPN starts from an SMPN where there is one, or else from an SMN; the others the other way
+    round. Discriminators of another architecture, for pictures of another size say, stay out. An
+    encoder and a decoder may have grown since by their outermost level, for pictures of twice the
+    size: then the layers of that level are missing.
 
     Raises:
-      ValueError: it holds networks of another architecture.
+      ValueError: it holds an encoder or a decoder of another architecture, or cannot be read.
     """
+    if not config.init_from:
+        return {}
+    description = read_description(Path(config.init_from))
+    names = ("smpn", "smn") if objective.config.kind == "smpn" else ("smn", "smpn")
+    name = next(name for name in names if name in description.architectures)
     loaded = {}
-    if config.init_from:
-        description = read_description(Path(config.init_from))
-        names = ("smpn", "smn") if objective.config.kind == "smpn" else ("smn", "smpn")
-        name = next(name for name in names if name in description.architectures)
-        for network in description.architectures[name].present():
-            theirs = getattr(description.architectures[name], network)
-            ours = getattr(objective.architecture, network)
-            if ours is not None and ours != theirs:
-                raise ValueError(
-                    f"config.init_from={config.init_from}: its {name} has another {network} than "
-                    f"config.networks.{network} describes"
-                )
-            if ours is not None:
-                tree = description.networks(name)[network]
-                loaded[network] = jax.tree.map(lambda x: np.asarray(x, "float32"), tree)
-    return jax.jit(objective.architecture.init)(jax.random.key(config.seed)) | loaded
+    for network in description.architectures[name].present():
+        theirs = getattr(description.architectures[name], network)
+        ours = getattr(objective.architecture, network)
+        if theirs in (ours, _without_outermost(ours)):
+            tree = description.networks(name)[network]
+            tree = jax.tree.map(lambda x: np.asarray(x, "float32"), tree)
+            loaded[network] = tree if theirs == ours else _moved_inwards(tree)
+        elif network in GENERATOR:
+            raise ValueError(
+                f"config.init_from={config.init_from}: its {name} has another {network} than "
+                f"config.networks.{network} describes"
+            )
+    return loaded
+
+
+def _without_outermost(network: Any) -> Any:
+    """What an encoder or a decoder of this architecture can have grown from."""
+    if isinstance(network, EncoderConfig):
+        return replace(network, widths=network.widths[1:])
+    if isinstance(network, DecoderConfig):
+        return replace(network, up_widths=network.up_widths[:-1])
+    return network
+
+
+def _moved_inwards(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers of a network that has grown by a level, all but those that touch pixels."""
+    return {
+        f"down_{int(name[5:]) + 1}" if name.startswith("down_") else name: layer
+        for name, layer in tree.items()
+        if name not in ("from_rgb", "to_rgb")
+    }
 
 
 def _due(step: int, every_images: int, batch_size: int) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 
 from l2sae_jax.checkpoints import DISCRIMINATORS
 from l2sae_jax.configuration import from_dict
+from l2sae_jax.metrics.perceptual import load_lpips
 from l2sae_jax.model import AutoencoderConfig
 from l2sae_jax.nn import Architecture
 from l2sae_jax.objectives import Objective, ObjectiveConfig
@@ -94,6 +95,7 @@ def make_objective(config) -> Objective:
         from_dict(AutoencoderConfig, autoencoder, "config"),
         from_dict(Architecture, kept, "config.networks"),
         scaling.remat,
+        load_lpips("alexnet") if objective.perceptual else None,
     )
 
 

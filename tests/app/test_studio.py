@@ -10,6 +10,7 @@ from l2sae_jax.app import studio as module
 from l2sae_jax.app.sessions import Sessions
 from l2sae_jax.app.studio import Studio, Wish
 from l2sae_jax.data.images import read_image
+from l2sae_jax.marks import SOURCE_TYPE, Mark, read_mark, with_words
 
 HAIR = Wish(("hair",))
 
@@ -45,6 +46,25 @@ def test_an_edit_is_compared_and_can_be_taken_away(studio, file):
     assert read_image(path).shape == photograph().pixels.shape
     told, name = studio.settings_of(scene.token)
     assert (told["samples"], name) == (1, "someone_hair_s0.json")
+
+
+def test_what_is_taken_home_says_that_it_was_edited(studio, file):
+    studio.open("visitor", file, HAIR)
+    plain = written(studio, studio.edit("visitor", HAIR))
+    marked = written(studio, studio.edit("visitor", HAIR._replace(words=True)))
+    np.testing.assert_array_equal(marked, with_words(plain))
+    np.testing.assert_array_equal(written(studio, studio.edit("visitor", HAIR)), plain)
+
+
+def written(studio, scene):
+    """The pixels of a result, which is noted as one; its settings repeat its mark."""
+    path, _ = studio.write_result(scene.token)
+    told, _ = studio.settings_of(scene.token)
+    assert read_mark(path) == Mark(SOURCE_TYPE, studio._editor.software)
+    assert told["mark"] in ("metadata", "both") and f"--mark={told['mark']}" in told["command"]
+    pixels = read_image(path)
+    assert (told["mark"] == "both") == (pixels[-3:] != photograph().pixels[-3:]).any()
+    return pixels
 
 
 def test_samples_go_on_and_back(studio, file):
@@ -183,11 +203,11 @@ def test_a_session_that_ends_while_its_result_is_written_has_none(studio, file, 
     studio.open("visitor", file, HAIR)
     token = studio.edit("visitor", HAIR).token
 
-    def write(*picture, original=module.write_picture):
+    def write(*picture, original=module.write_marked):
         studio.end("visitor")
         original(*picture)
 
-    monkeypatch.setattr(module, "write_picture", write)
+    monkeypatch.setattr(module, "write_marked", write)
     assert studio.write_result(token) is None
 
 

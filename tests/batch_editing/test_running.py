@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_models
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, ImageSequence
 
 import l2sae_jax as l2
 from l2sae_jax.batch_editing import Cropping, plan, results, run, running, sheets, shots
@@ -19,6 +19,7 @@ from l2sae_jax.data.alignment import REACH, Placement, own_parts, put_back, take
 from l2sae_jax.data.faces import NoFace
 from l2sae_jax.data.images import Photograph
 from l2sae_jax.data.synthetic import SyntheticFaces
+from l2sae_jax.marks import MARKS, SOURCE_TYPE, read_mark, software_name, with_words
 from l2sae_jax.variants import Edit
 
 SIZE = 16
@@ -180,17 +181,132 @@ def test_a_colour_profile_goes_with_the_results(here, model):
 def test_a_picture_too_large_for_its_format_loses_nothing_but_itself(here, model, monkeypatch):
     save("photos/a.png", "one")
     save("photos/b.png", "one", 1)
-    write = results.write_picture
+    write = results.write_marked
 
-    def limited(path, array, icc_profile):
+    def limited(path, *result):
         if path.name.startswith("a_"):
             raise ValueError(f"{path}: too large for this format")
-        write(path, array, icc_profile)
+        write(path, *result)
 
-    monkeypatch.setattr(results, "write_picture", limited)
+    monkeypatch.setattr(results, "write_marked", limited)
     tally, said = edit_photos(model, ["photos"])
     assert tally.edited == 1
     assert said == ["skipped out/a_hair_s0.png: too large for this format"]
+
+
+# ---------------------------------------------------------------------------------------- marks
+
+
+def marks_of(folder: str) -> dict[str, str | None]:
+    """What software each picture in a folder names, if it says that it was edited."""
+    found = {file.name: read_mark(file) for file in Path(folder).glob("*.*[gp]")}
+    assert all(mark is None or mark.source_type == SOURCE_TYPE for mark in found.values())
+    return {name: mark and mark.software for name, mark in found.items()}
+
+
+@pytest.mark.parametrize("picture_format", ["png", "jpg", "webp"])
+def test_results_say_so_and_masks_do_not(here, model, picture_format):
+    save("one.png", "one")
+    edit_photos(model, ["one.png"], picture_format=picture_format, grid=True)
+    made = software_name(manifest()["model"]["sha256"])
+    assert marks_of("out") == {
+        f"one_hair_s0.{picture_format}": made,
+        "contact_sheet.png": made,
+        "grid.png": made,
+        "one_mask_hair.png": None,
+    }
+    assert manifest()["written"]["mark"] == "metadata"
+
+
+def test_what_is_only_found_is_not_edited(here, model):
+    save("one.png", "one")
+    edit_photos(model, ["one.png"], Edit("segment"), mark="both")
+    assert set(marks_of("out").values()) == {None}
+    labels = pixels_of("out/one_labels.png")
+    laid = pixels_of("out/one_overlay.png")
+    np.testing.assert_array_equal(laid[labels == 0], pixels_of("one.png")[labels == 0])
+
+
+@pytest.mark.parametrize("align", ["auto", "off"])
+def test_only_what_is_visible_changes_pixels(here, model, align):
+    save("one.png", "one")
+    for mark in MARKS:
+        cropping = Cropping(align)
+        edit_photos(model, ["one.png"], output=mark, mark=mark, cropping=cropping)
+    results_of = {mark: pixels_of(f"{mark}/one_hair_s0.png") for mark in MARKS}
+    plain = results_of["none"]
+    np.testing.assert_array_equal(results_of["metadata"], plain)
+    np.testing.assert_array_equal(results_of["visible"], with_words(plain))
+    np.testing.assert_array_equal(results_of["both"], with_words(plain))
+    assert marks_of("none")["one_hair_s0.png"] is marks_of("visible")["one_hair_s0.png"] is None
+    for mark in MARKS:
+        mask, sheet = (f"{mark}/{name}" for name in ("one_mask_hair.png", "contact_sheet.png"))
+        np.testing.assert_array_equal(pixels_of(mask), pixels_of("none/one_mask_hair.png"))
+        np.testing.assert_array_equal(pixels_of(sheet), pixels_of("none/contact_sheet.png"))
+        assert manifest(mark)["images"] == manifest("none")["images"]
+
+
+KINDS = {
+    "deep.png": lambda image: Image.fromarray(np.uint16(image.convert("L")) * 257),
+    "deep.tif": lambda image: Image.fromarray(np.uint16(image.convert("L")) * 257),
+    "palette.png": lambda image: image.convert("P"),
+    "palette.gif": lambda image: image.convert("P"),
+    "alpha.png": lambda image: image.convert("RGBA"),
+    "alpha.webp": lambda image: image.convert("LA").convert("RGBA"),
+    "ink.jpg": lambda image: image.convert("CMYK"),
+}
+
+
+def test_pictures_of_every_kind_are_marked_alike(here, model):
+    Path("photos").mkdir()
+    for name, convert in KINDS.items():
+        convert(Image.fromarray(FACES[0]["image"])).save(Path("photos", name))
+    for mark in ("none", "metadata"):
+        edit_photos(model, ["photos"], output=mark, mark=mark)
+    assert len(manifest("metadata")["images"]) == len(KINDS)
+    for entry in manifest("metadata")["images"]:
+        file = entry["results"][0]["file"]
+        assert read_mark(f"metadata/{file}").source_type == SOURCE_TYPE
+        np.testing.assert_array_equal(pixels_of(f"metadata/{file}"), pixels_of(f"none/{file}"))
+
+
+@pytest.mark.parametrize("picture_format", ["png", "jpg", "webp"])
+def test_the_note_replaces_nothing_and_betrays_nothing(here, model, picture_format):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "somebody"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b"<x DigitalSourceType='digitalCapture' place='home'/>"
+    save("one.jpg", "one", exif=exif, icc_profile=profile, xmp=xmp)
+    edit_photos(model, ["one.jpg"], picture_format=picture_format)
+    with Image.open(f"out/one_hair_s0.{picture_format}") as image:
+        assert image.info["icc_profile"] == profile
+        assert set(image.getexif()) <= {ExifTags.Base.Software}
+        assert b"home" not in image.info["xmp"] and b"digitalCapture" not in image.info["xmp"]
+
+
+def test_every_frame_of_an_animation_shows_its_words(here, model):
+    save("one.png", "one")
+    save("style.png", "one", 1)
+    edit = Edit("interpolate", frames=3)
+    for mark in ("none", "visible"):
+        edit_photos(model, ["one.png"], edit, mark, reference="style.png", mark=mark)
+    frames = {}
+    for mark in ("none", "visible"):
+        with Image.open(f"{mark}/one_lips_to_style.gif") as image:
+            frames[mark] = [np.array(f.convert("RGB")) for f in ImageSequence.Iterator(image)]
+    for plain, marked in zip(frames["none"], frames["visible"], strict=True):
+        assert np.abs(np.int16(marked) - with_words(plain)).mean() < 8  # each has its own palette
+        assert np.abs(np.int16(marked) - plain)[-8:].mean() > 16
+
+
+def test_an_unknown_mark_is_told_and_another_is_not_gone_on_with(here, model):
+    save("one.png", "one")
+    with pytest.raises(ValueError, match="unknown mark 'stamp': choose from none, metadata, "):
+        edit_photos(model, ["one.png"], mark="stamp")
+    edit_photos(model, ["one.png"])
+    with pytest.raises(ValueError, match='its written is mark: "metadata", not "none"'):
+        edit_photos(model, ["one.png"], mark="none", resume=True)
 
 
 def test_faces_that_overlap_share_no_pixel(here, model):

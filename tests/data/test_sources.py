@@ -40,6 +40,21 @@ def test_records_are_made_from_a_source_and_then_used_without_it(release, tmp_pa
         assert isinstance(example["id"], int) and example["id"] == made[i]["id"]
 
 
+def test_a_release_shows_what_records_of_it_would_hold_without_making_them(release, tmp_path):
+    data_dir = tmp_path / "records"
+    fields = {"name": "celebamask_hq", "source": str(release), "data_dir": str(data_dir)}
+    shown = open_source(config(**fields), "train", make_records=False)
+    assert not data_dir.exists() and shown.total == 12
+    made = open_source(config(**fields), "train")
+    found = open_source(config(**fields), "train", make_records=False)
+    for source in (shown, found):
+        assert len(source) == len(made)
+        for i in range(len(made)):
+            assert source[i]["id"] == made[i]["id"]
+            np.testing.assert_array_equal(source[i]["image"], made[i]["image"])
+            np.testing.assert_array_equal(source[i]["labels"], made[i]["labels"])
+
+
 def test_records_feed_the_pipeline(release, tmp_path):
     fields = {"source": str(release), "data_dir": str(tmp_path / "records")}
     source = open_source(config(name="celebamask_hq", **fields), "train")

@@ -12,6 +12,7 @@ from training_runs import smoke_config
 
 from l2sae_jax.objectives import Kind
 from l2sae_jax.parallel import make_mesh, place, shard_rows, whole
+from l2sae_jax.training.augmentation import Augmentation
 from l2sae_jax.training.checkpointing import RunCheckpoints
 from l2sae_jax.training.loop import initial_parameters
 from l2sae_jax.training.scaling import make_scaling
@@ -61,7 +62,7 @@ class Run:
             self.layout,
             self.scaling,
             average_decay=0.99,
-            colour_jitter=0.2,
+            augmentation=Augmentation(colour=0.2, turn=5.0),
         )
         rng = np.random.default_rng(0)
         rows = {

@@ -10,6 +10,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +19,12 @@ from training_runs import ROOT, log_lines, smoke_config
 import l2sae_jax as l2
 from l2sae_jax.training import loop
 from l2sae_jax.training.checkpointing import only_run_in
-from l2sae_jax.training.loop import NotFiniteError, initial_parameters, train_and_evaluate
+from l2sae_jax.training.loop import (
+    NotFiniteError,
+    initial_parameters,
+    loaded_parameters,
+    train_and_evaluate,
+)
 from l2sae_jax.training.state import make_objective
 from l2sae_jax.training.steps import kinds_of_step
 
@@ -148,9 +154,34 @@ def test_starting_from_another_runs_parameters(finished):
     assert_same(params["encoder"], state.average["encoder"])
     assert_same(params["image_discriminator"], state.discriminator["image_discriminator"])
 
+    config.networks.image_discriminator.final_width = 5
+    assert "image_discriminator" not in loaded_parameters(config, make_objective(config))
+
     config.networks.encoder.taps = (1,)
     with pytest.raises(ValueError, match=r"config.init_from=.* its smn has another encoder than"):
         initial_parameters(config, make_objective(config))
+
+
+def test_growing_by_a_level_from_networks_for_half_the_size(finished):
+    workdir, state = finished
+    without = {"objective.gan": 0.0, "objective.patch": 0.0}
+    config = smoke_config(init_from=str(workdir), **without)
+    networks = config.networks
+    networks.encoder.widths = (4, *networks.encoder.widths)
+    networks.decoder.up_widths = (*networks.decoder.up_widths, 4)
+    config.data.size = 64
+    objective = make_objective(config)
+    params = initial_parameters(config, objective)
+    shapes = objective.architecture.parameter_shapes()
+    for network in ("encoder", "decoder"):
+        assert jax.tree.map(jnp.shape, params[network]) == jax.tree.map(jnp.shape, shapes[network])
+    smaller, levels = state.average["encoder"], len(networks.encoder.widths) - 2
+    for level in range(levels):
+        assert_same(params["encoder"][f"down_{level + 1}"], smaller[f"down_{level}"])
+    for name in ("structure", "style"):
+        assert_same(params["encoder"][name], smaller[name])
+    for name in ("structure_scale", "head_0", f"up_{levels - 1}"):
+        assert_same(params["decoder"][name], state.average["decoder"][name])
 
 
 def test_another_configuration_in_the_same_workdir_is_refused(finished):
