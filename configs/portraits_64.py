@@ -17,6 +17,7 @@ import ml_collections
 from l2sae_jax.configuration import to_dict
 from l2sae_jax.objectives import ObjectiveConfig
 from l2sae_jax.regions import equal_slices
+from l2sae_jax.training.augmentation import Augmentation
 from l2sae_jax.training.scaling import Scaling
 
 
@@ -90,7 +91,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
         length=0,
         seed=0,
     )
-    config.augmentation = dict(colour=0.3 if kind == "smpn" else 0.0)
+    config.augmentation = to_dict(Augmentation(colour=0.3 if kind == "smpn" else 0.0))
     config.log_every = 1_600
     config.evaluate_every = 8_000
     config.evaluate_images = 256

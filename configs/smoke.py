@@ -12,6 +12,7 @@ import ml_collections
 
 from l2sae_jax.configuration import to_dict
 from l2sae_jax.objectives import ObjectiveConfig
+from l2sae_jax.training.augmentation import Augmentation
 from l2sae_jax.training.scaling import Scaling
 
 
@@ -48,6 +49,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
         length=64,
         seed=0,
     )
+    config.augmentation = to_dict(Augmentation())
     config.log_every = 32
     config.evaluate_every = 128
     config.evaluate_images = 16

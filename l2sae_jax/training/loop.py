@@ -111,6 +111,7 @@ def read_config(config, mesh: Mesh) -> tuple[Objective, Scaling]:
         if missing:
             raise ValueError(f"config.{missing[0]} is missing; compare with configs/smoke.py")
         objective, scaling = make_objective(config), make_scaling(config)
+        make_augmentation(config)
         _check(config, objective, scaling, mesh)
     return objective, scaling
 

@@ -12,6 +12,7 @@ from l2sae_jax.nn import (
 )
 from l2sae_jax.objectives import ObjectiveConfig
 from l2sae_jax.regions import DEFAULT_SLICES
+from l2sae_jax.training.augmentation import Augmentation
 from l2sae_jax.training.scaling import Scaling
 
 
@@ -52,6 +53,7 @@ def paper_config(kind: str, size: int, scaling: Scaling) -> ml_collections.Confi
         length=0,
         seed=0,
     )
+    config.augmentation = to_dict(Augmentation())
     config.log_every = 1_600
     config.evaluate_every = 50_000
     config.evaluate_images = 512

@@ -73,7 +73,9 @@ def test_a_path_that_does_not_exist():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"plain text", gzip.compress(b"not a tar"), gzip.compress(b"x" * 9999)[:20]]
+    "content",
+    [b"", b"plain text", gzip.compress(b"not a tar"), gzip.compress(b"x" * 9999)[:20]],
+    ids=["nothing", "text", "no tar", "cut short"],  # gzip notes the time: no name for a test
 )
 def test_a_file_that_is_no_archive(content, tmp_path):
     path = tmp_path / "file"

@@ -237,6 +237,7 @@ def test_a_workdir_has_one_run_and_is_no_saved_model(tmp_path):
         ({"dtype": "float8"}, "dtype 'float8': choose float32 or bfloat16"),
         ({"log_every": 0}, "config.log_every 0: expected 1 or more"),
         ({"images": 2}, "config.images 2: less than a batch"),
+        ({"augmentation.zoom": 2.0}, "config.augmentation.zoom 2.0: expected 0 to 1"),
         ({"objective.r1_every": 0}, "r1_every 0: expected 1 or more"),
         ({"networks.encoder.widths": (6, "b")}, r"encoder.widths.1.: expected a whole number"),
     ],
