@@ -250,29 +250,48 @@ def test_recolouring_reads_the_structure_from_other_colours_than_the_style():
     assert np.abs(reconstruct(images, others) - reconstruct(images, None)).max() > 1e-3
 
 
-def test_the_perceptual_loss_is_lpips_and_reaches_the_networks():
+def perceptual_objective(metric, share):
     architecture = tiny_architecture(image_discriminator=None, patch_discriminator=None)
     autoencoder = AutoencoderConfig(architecture.encoder, architecture.decoder, 32)
-    config = ObjectiveConfig(l1=0.0, gan=0.0, patch=0.0, perceptual=0.5, reconstructed=0.5)
-    metric = load_lpips("alexnet")
-    objective = Objective(config, autoencoder, architecture, perceptual=metric)
-    params = architecture.init(jax.random.key(0))
-    images = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3), minval=-1, maxval=1)
-    draws = Draws(None, ())
+    config = ObjectiveConfig(l1=0.0, gan=0.0, patch=0.0, perceptual=0.5, reconstructed=share)
+    return Objective(config, autoencoder, architecture, perceptual=metric)
 
-    def losses(params):
-        return objective.losses("generator", params, images, images[:, None], draws)
 
-    found = losses(params)
-    model = Autoencoder(**params, config=autoencoder)
-    expected = 0.5 * jnp.mean(lpips(metric, model.decode(*model.encode(images[:2])), images[:2]))
+def test_the_perceptual_loss_compares_reconstructions_with_their_pictures(monkeypatch):
+    def distance(metric, a, b):
+        assert metric == "the metric"
+        return jnp.mean(jnp.square(a - 2.0 * b), axis=(1, 2, 3))
+
+    monkeypatch.setattr("l2sae_jax.objectives.lpips", distance)
+    objective = perceptual_objective("the metric", 0.5)
+    rec, images = jax.random.uniform(jax.random.key(0), (2, 4, 1, 8, 8, 3))
+    monkeypatch.setattr(Objective, "rec_and_mix", lambda *_: (rec[:2], rec[2:]))
+    share = Share(objective.branches, images, None, ())
+    found = objective._generator_losses({}, None, share)
     assert list(found) == ["G_LPIPS"]
-    assert total(found) == pytest.approx(float(expected), rel=1e-4)
-    gradient = jax.grad(lambda params: total(losses(params)))(params)
-    assert np.abs(gradient["encoder"]["from_rgb"]["kernel"]).max() > 0
-    assert np.abs(gradient["decoder"]["to_rgb"]["kernel"]).max() > 0
+    expected = 0.5 * np.mean(np.square(rec[:2] - 2.0 * images[:2]))
+    assert total(found) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="perceptual compares pictures, not masks"):
         ObjectiveConfig("smpn", perceptual=1.0)
+
+
+@pytest.mark.slow
+def test_the_perceptual_loss_is_lpips_and_reaches_the_networks():
+    metric = load_lpips("alexnet")
+    objective = perceptual_objective(metric, 1.0)
+    params = objective.architecture.init(jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3), minval=-1, maxval=1)
+
+    def loss(params):
+        draws = Draws(None, ())
+        return total(objective.losses("generator", params, images, images[:, None], draws))
+
+    model = Autoencoder(**params, config=objective.autoencoder)
+    expected = 0.5 * jnp.mean(lpips(metric, model.decode(*model.encode(images)), images))
+    found, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    assert np.abs(gradient["encoder"]["from_rgb"]["kernel"]).max() > 0
+    assert np.abs(gradient["decoder"]["to_rgb"]["kernel"]).max() > 0
 
 
 # What is random ----------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Run:
             self.layout,
             self.scaling,
             average_decay=0.99,
-            augmentation=Augmentation(colour=0.2, turn=5.0),
+            augmentation=Augmentation(colour=0.2),
         )
         rng = np.random.default_rng(0)
         rows = {
