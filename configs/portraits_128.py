@@ -5,9 +5,10 @@ python train.py --config=configs/portraits_128.py:smpn_64 --workdir=runs/smpn_64
 python train.py --config=configs/portraits_128.py:smpn --workdir=runs/smpn \
     --config.data.source=portraits.zip --config.init_from=runs/smpn_64
 
-and the same with smn in place of smpn. Why it is as it is: docs/training.md. Hardware and time: two
-CPU cores, one for each network: 12 to 15 images/s at 64 px, some 4 at 128 px. Not yet run to the
-end: there are no figures to expect. The perceptual loss needs the extra `eval`.
+and the same with smn in place of smpn. Why it is as it is: docs/training.md. Hardware and time: at
+64 px one CPU core trains the SMPN at 12 images/s or the SMN at 13; at 128 px two train the SMN at
+6.7 (batches of 8). Not yet run to the end: there are no figures to expect. The perceptual loss
+needs the extra `eval`.
 """
 
 import ml_collections

@@ -382,12 +382,12 @@ class Objective:
         cfg = self.config
         average = partial(_average, share.branches)
         rec, mix = self.rec_and_mix(params, codes, share)
+        targets = leading(share.targets, cfg.reconstructed)
         losses = {}
         if cfg.l1:
-            error = self._reconstruction(rec, leading(share.targets, cfg.reconstructed), share)
+            error = self._reconstruction(rec, targets, share)
             losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(average(error))
         if cfg.perceptual:
-            targets = leading(share.targets, cfg.reconstructed)
             flat = (x.reshape(-1, *x.shape[2:]) for x in (rec, targets))
             distance = lpips(self.perceptual, *flat).reshape(rec.shape[:2])
             losses["G_LPIPS"] = cfg.perceptual * jnp.mean(average(distance))

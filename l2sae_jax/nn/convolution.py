@@ -5,7 +5,7 @@ where XLA takes slow paths for three forms that this architecture is full of (me
 JAX 0.10.2; `benchmarks/bench_layers.py` measures again):
   - a convolution without padding runs at 25 GFLOP/s, with any padding at 75 to 130;
   - the gradient with respect to the weights is a convolution with an image-sized window, 3 to 30
-    GFLOP/s, while matrix products for each kernel tap reach 25 to 60, busy or not;
+    GFLOP/s, while matrix products for each kernel tap reach 20 to 55;
   - a transposed convolution of stride 2 takes up to twice as long as four ordinary ones, its
     gradient more than ten times; such is the input gradient of a stride-2 convolution as well.
 """
@@ -101,7 +101,7 @@ def _kernel_cotangent_cpu(x, kernel, cotangent, stride, padding):
     """One matrix product for each tap: the pixels it reads, times what it contributed to.
 
     One tap after the other, since XLA would run all nine at once and have them wait for memory; and
-    in parts that a core's cache holds, to be summed: together two to three times as fast.
+    in parts that a core's cache holds, to be summed: together up to twice as fast.
     """
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     channels, features = kernel.shape[2:]
@@ -115,8 +115,8 @@ def _kernel_cotangent_cpu(x, kernel, cotangent, stride, padding):
         read = read.reshape(-1, part, channels)
         return jnp.sum(jnp.einsum("npc,npd->ncd", read, cotangent), axis=0)
 
-    taps = np.asarray(list(np.ndindex(kernel.shape[:2])))
-    return lax.map(tap, jnp.asarray(taps)).reshape(kernel.shape)
+    taps = jnp.asarray(list(np.ndindex(kernel.shape[:2])))
+    return lax.map(tap, taps).reshape(kernel.shape)
 
 
 def _input_cotangent(kernel, cotangent, shape, stride, padding):

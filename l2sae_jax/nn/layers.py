@@ -43,7 +43,12 @@ def pad2d(
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), spatial, spatial, (0, 0, 0)))
 
 
-def blur(x: Float[Array, "B H W C"], taps: Sequence[int], stride: int = 1, gain: float = 1.0):
+def blur(
+    x: Float[Array, "B H W C"],
+    taps: Sequence[int | Float[Array, "B 1 1 1"]],
+    stride: int = 1,
+    gain: float = 1.0,
+) -> Float[Array, "B h w C"]:
     """Filters every channel with the outer product of `taps`, normalised to sum `gain`; VALID.
 
     Written as shifted adds along each axis: XLA's depthwise convolutions are some fifty times

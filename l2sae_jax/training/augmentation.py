@@ -4,7 +4,7 @@ All work on a batch with one key a sample, and give a sample the same whatever i
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from l2sae_jax.configuration import from_dict
+from l2sae_jax.nn.layers import blur
 from l2sae_jax.regions import PART_LABELS, REGIONS
 
 _BLOCK = 8  # pixels along the side of what JPEG compresses at a time
 _BLUR_REACH = 3
 _INNER = 0.98  # of the range of pixels, that its ends stay finite where they are stretched
+
+# The greatest amounts that make sense, 2 for all others.
+_MOST = {"turn": 180.0, "zoom": 1.0, "shift": 1.0, "grey": 1.0, "damaged": 1.0}
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,10 @@ class Augmentation:
     compression: float = 0.3
 
     def __post_init__(self):
-        for field in fields(self):
-            value, most = getattr(self, field.name), 180.0 if field.name == "turn" else 2.0
-            if field.name in ("grey", "damaged", "zoom", "shift"):
-                most = 1.0
+        for name, value in asdict(self).items():
+            most = _MOST.get(name, 2.0)
             if not 0.0 <= value <= most:
-                raise ValueError(
-                    f"config.augmentation.{field.name} {value}: expected 0 to {most:g}"
-                )
+                raise ValueError(f"config.augmentation.{name} {value}: expected 0 to {most:g}")
 
 
 def make_augmentation(config) -> Augmentation:
@@ -147,7 +147,7 @@ def jitter_colours(
     Returns:
       Images in [-1, 1].
     """
-    return _change_colours(images, _colour_changes(keys, 1, amount))
+    return _change_colours(images, _colour_changes(keys, 1, amount)[:, None])
 
 
 def jitter_parts(
@@ -191,13 +191,12 @@ def _colour_changes(keys, parts: int, amount: float) -> Float[Array, "B parts 6"
     return jax.vmap(one)(keys)
 
 
-def _change_colours(images, changes: Float[Array, "B ... 6"]) -> Float[Array, "B H W 3"]:
-    """Applies changes that are the same for all pixels, `[B, 1, 6]`, or one for each of them.
+def _change_colours(images, changes: Float[Array, "B h w 6"]) -> Float[Array, "B H W 3"]:
+    """Applies changes, one for each pixel or one for all of them.
 
     What is added and multiplied is a stretched scale without ends, so that nothing is clipped and
     no detail lost: from the new colours the old ones could be told.
     """
-    changes = changes.reshape(len(images), *(changes.shape[1:-1] * 2)[:2], 6)
     saturation, contrast, brightness = (changes[..., i : i + 1] for i in range(3))
     stretched = jnp.arctanh(_INNER * images)
     grey = jnp.mean(stretched, axis=-1, keepdims=True)
@@ -213,23 +212,17 @@ def damage(
     most = jnp.asarray([amount.blur, amount.noise, amount.compression])
     draw_keys, noise_keys = _split(keys, 2)
     draws = jax.vmap(lambda key: jax.random.uniform(key, (3, 1, 1, 1)))(draw_keys)
-    blur, noise, compression = jnp.moveaxis(draws * most[:, None, None, None], 1, 0)
-    images = _blurred(images, blur)
+    deviation, noise, step = jnp.moveaxis(draws * most[:, None, None, None], 1, 0)
+    images = _blurred(images, deviation)
     images += noise * jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(noise_keys)
-    return jnp.clip(_compressed(images, compression), -1.0, 1.0)
+    return jnp.clip(_compressed(images, step), -1.0, 1.0)
 
 
 def _blurred(images, deviation: Float[Array, "B 1 1 1"]):
     offsets = range(-_BLUR_REACH, _BLUR_REACH + 1)
     taps = [jnp.exp(-0.5 * jnp.square(offset / (deviation + 1e-3))) for offset in offsets]
-    for axis in (1, 2):
-        pad = [(0, 0)] * 4
-        pad[axis] = (_BLUR_REACH, _BLUR_REACH)
-        padded, size = jnp.pad(images, pad, mode="edge"), images.shape[axis]
-        images = sum(
-            tap * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i, tap in enumerate(taps)
-        ) / sum(taps)
-    return images
+    around = (_BLUR_REACH, _BLUR_REACH)
+    return blur(jnp.pad(images, ((0, 0), around, around, (0, 0)), mode="edge"), taps)
 
 
 def _compressed(images, step: Float[Array, "B 1 1 1"]):
