@@ -19,6 +19,8 @@ from l2sae_jax.regions import equal_slices
 from l2sae_jax.training.augmentation import Augmentation
 from l2sae_jax.training.scaling import Scaling
 
+SHARES = (0.32, 0.34, 0.025, 0.0089, 0.0147)  # of the picture, in 1,000 training portraits
+
 
 def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     """The config of one of the networks: "smn", "smpn" or "joint" (approach 1), or what it grows
@@ -55,8 +57,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
             patch=0.0,
             reconstructed=1.0,
             reconstruction="logistic",
-            # Shares of the picture, measured on 1,000 training portraits.
-            region_shares=(0.32, 0.34, 0.025, 0.0089, 0.0147),
+            region_shares=SHARES,
             balance=0.25,
         )
         augmentation = Augmentation(
@@ -70,6 +71,8 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
             gan=0.0,
             patch=0.0,
             reconstructed=1.0,
+            region_shares=SHARES,
+            balance=0.5,
             recolouring=0.3,
         )
         augmentation = Augmentation(turn=5.0, zoom=0.1, shift=0.04, colour=0.2, grey=0.02)

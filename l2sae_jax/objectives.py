@@ -58,8 +58,8 @@ class ObjectiveConfig:
       reconstruction: "l1", or for masks "logistic": softplus(-2 target decode). L1 has its optimum
         at the median, all black for a small region that is not yet located, and there it stays;
         the logistic loss pulls at every pixel that is wrong.
-      region_shares: None for plain losses, or each region's share p of the picture: pixels inside
-        then weigh ((1 - p) / p)^balance.
+      region_shares: None for plain losses, or each region's share p of the picture: its pixels
+        then weigh ((1 - p) / p)^balance in every reconstruction, other regions' masks included.
       balance: 0 counts pixels alike, 1 counts regions alike.
       recolouring: how far to change the colours of each part of the picture that the structure is
         read from, the style being read from the picture itself: a decoder that shall restore the
@@ -118,12 +118,10 @@ class Branches(NamedTuple):
     Attributes:
       channel_masks: `[K, C]`, 0/1, the structure channels each branch keeps.
       weights: `[K]`, summing to 1.
-      gains: `[K]`, what a target pixel above black weighs in L1 relative to a black one.
     """
 
     channel_masks: np.ndarray
     weights: np.ndarray
-    gains: np.ndarray
 
 
 def make_branches(objective: ObjectiveConfig, config: AutoencoderConfig) -> Branches:
@@ -131,17 +129,13 @@ def make_branches(objective: ObjectiveConfig, config: AutoencoderConfig) -> Bran
     channels = config.encoder.structure_channels
     whole = np.ones((1, channels), np.float32)
     if objective.kind == "smn":
-        return Branches(whole, np.ones(1, np.float32), np.ones(1, np.float32))
-    slices = slice_masks(config.slices, channels)
-    shares = np.asarray(objective.region_shares or [0.5] * len(REGIONS), np.float32)
-    gains = ((1 - shares) / shares) ** objective.balance
-    regions = len(REGIONS)
+        return Branches(whole, np.ones(1, np.float32))
+    slices, regions = slice_masks(config.slices, channels), len(REGIONS)
     if objective.kind == "smpn":
-        return Branches(slices, np.full(regions, 1 / regions, np.float32), gains)
+        return Branches(slices, np.full(regions, 1 / regions, np.float32))
     return Branches(
         np.concatenate([whole, slices]),
         np.asarray([0.5] + [0.5 / regions] * regions, np.float32),
-        np.concatenate([[1.0], gains]).astype(np.float32),
     )
 
 
@@ -155,6 +149,15 @@ def branch_targets(
     if objective.kind == "smpn":
         return mask_images(masks)
     return jnp.concatenate([images[:, None], appearance_images(images, masks)], axis=1)
+
+
+def pixel_weights(
+    objective: ObjectiveConfig, labels: UInt8[Array, "B H W"]
+) -> Float[Array, "B H W 1"]:
+    """What each pixel weighs in reconstruction, in all branches alike: as its region, or 1."""
+    shares = np.asarray(objective.region_shares or [0.5] * len(REGIONS), np.float32)
+    gains = ((1 - shares) / shares) ** objective.balance
+    return 1.0 + region_masks(labels) @ (gains - 1.0)[:, None]
 
 
 # Random crops ------------------------------------------------------------------------------------
@@ -241,11 +244,13 @@ class Share(NamedTuple):
     Attributes:
       branches: K of the objective's branches.
       targets: what they are to decode.
+      weights: what pixels weigh in reconstruction.
       noise, crops: as in `Draws`.
     """
 
     branches: Branches
     targets: Float[Array, "B K H W 3"]
+    weights: Float[Array, "B K H W 1"]
     noise: NoiseMaps | None
     crops: tuple[Crops, ...]
 
@@ -306,6 +311,7 @@ class Objective:
         images: Float[Array, "B H W 3"],
         targets: Float[Array, "B K H W 3"],
         draws: Draws,
+        weights: Float[Array, "B H W 1"] | None = None,
     ) -> Losses:
         """The loss terms of one kind of step, summed over branches.
 
@@ -315,6 +321,7 @@ class Objective:
           images: in [-1, 1].
           targets: what `branch_targets` makes of them.
           draws: what `draws` draws for this kind.
+          weights: what `pixel_weights` makes of the labels; None is 1 everywhere.
         """
         terms = {
             "generator": self._generator_losses,
@@ -323,7 +330,9 @@ class Objective:
         }[kind]
         losses = partial(terms, params, self.encode(params, images, draws.recoloured))
         branches = jax.tree.map(jnp.asarray, self.branches)
-        everything = Share(branches, targets, draws.noise, draws.crops)
+        weights = jnp.ones(()) if weights is None else weights[:, None]
+        weights = jnp.broadcast_to(weights, (*targets.shape[:-1], 1))
+        everything = Share(branches, targets, weights, draws.noise, draws.crops)
         if self.remat != "regions":
             return losses(everything)
 
@@ -385,7 +394,8 @@ class Objective:
         targets = leading(share.targets, cfg.reconstructed)
         losses = {}
         if cfg.l1:
-            error = self._reconstruction(rec, targets, share)
+            weights = leading(share.weights, cfg.reconstructed)
+            error = jnp.mean(weights * self._error(rec, targets), axis=(2, 3, 4))
             losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(average(error))
         if cfg.perceptual:
             flat = (x.reshape(-1, *x.shape[2:]) for x in (rec, targets))
@@ -455,15 +465,11 @@ class Objective:
                 penalty += 0.25 * cfg.patch_r1 * square
         return {"D_R1": _average(share.branches, penalty)}
 
-    def _reconstruction(self, rec, targets, share: Share) -> Float[Array, "b K"]:
-        """How far decodes are from targets, pixels above black weighted by their branch's gain."""
+    def _error(self, rec, targets) -> Float[Array, "b K H W 3"]:
+        """How far decodes are from targets."""
         if self.config.reconstruction == "l1":
-            error = jnp.abs(rec - targets)
-        else:
-            error = jax.nn.softplus(-2.0 * targets * rec)
-        gains = share.branches.gains[:, None, None, None]
-        weight = jnp.where(targets > -1.0, gains, 1.0)
-        return jnp.mean(weight * error, axis=(2, 3, 4))
+            return jnp.abs(rec - targets)
+        return jax.nn.softplus(-2.0 * targets * rec)
 
     def _model(self, params: Params) -> Autoencoder:
         return Autoencoder(

@@ -21,6 +21,7 @@ from l2sae_jax.objectives import (
     branch_targets,
     leading,
     make_branches,
+    pixel_weights,
     sample_crops,
     take_crops,
     total,
@@ -180,7 +181,6 @@ def test_branches_of_the_three_objectives():
         branches = make_branches(ObjectiveConfig(kind=kind), autoencoder)
         assert branches.channel_masks.shape == (count, 8)
         assert branches.weights.sum() == pytest.approx(1)
-        np.testing.assert_array_equal(branches.gains, 1)
     joint = make_branches(ObjectiveConfig(kind="joint"), autoencoder)
     np.testing.assert_allclose(joint.weights, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
     np.testing.assert_array_equal(joint.channel_masks[0], 1)
@@ -205,10 +205,32 @@ def test_targets_of_the_three_objectives():
     assert (joint[:, 1:] == 0.25).sum() == 6 and (joint[:, 1:] == -1).sum() == 5 * 48 - 6
 
 
-def test_balanced_l1_weighs_pixels_inside_a_small_region_more():
-    shares = (0.5, 0.5, 0.02, 0.01, 0.01)
-    branches = make_branches(ObjectiveConfig("smpn", region_shares=shares), config_with_slices())
-    np.testing.assert_allclose(branches.gains, [1, 1, 7, 99**0.5, 99**0.5], rtol=1e-6)
+def test_pixels_of_a_small_region_weigh_more():
+    labels = np.zeros((2, 1, 4), np.uint8)
+    labels[0, 0, 1:] = [PART_LABELS[part] for part in ("hair", "nose", "l_eye")]
+    config = ObjectiveConfig(region_shares=(0.5, 0.5, 0.02, 0.01, 0.01))
+    weights = pixel_weights(config, labels)
+    np.testing.assert_allclose(weights[0, 0, :, 0], [1, 1, 7, 99**0.5], rtol=1e-6)
+    np.testing.assert_array_equal(weights[1], 1)
+    np.testing.assert_array_equal(pixel_weights(ObjectiveConfig("smpn"), labels), 1)
+
+
+@pytest.mark.parametrize("remat", ["none", "regions"])
+def test_weights_of_pixels_count_in_every_branch(monkeypatch, remat):
+    config = ObjectiveConfig("smpn", gan=0.0, patch=0.0)
+    objective = Objective(config, config_with_slices(), SMALL_64, remat)
+    targets = jax.random.uniform(jax.random.key(0), (4, 5, 2, 2, 3))
+    monkeypatch.setattr(Objective, "encode", lambda *_: None)
+    monkeypatch.setattr(
+        Objective,
+        "rec_and_mix",
+        # The decodes are half the targets, whichever branches are asked for.
+        lambda self, params, codes, share: (0.5 * share.targets[:2], None),
+    )
+    weights = jax.random.uniform(jax.random.key(1), (4, 2, 2, 1))
+    found = objective.losses("generator", {}, targets[:, 0], targets, Draws(None, ()), weights)
+    expected = np.mean(0.5 * np.asarray(targets) * np.asarray(weights)[:, None], axis=(1, 2, 3, 4))
+    assert total(found) == pytest.approx(np.mean(expected[:2]), rel=1e-5)
 
 
 def test_logistic_reconstruction_pulls_hardest_where_a_mask_is_wrong():
@@ -216,10 +238,7 @@ def test_logistic_reconstruction_pulls_hardest_where_a_mask_is_wrong():
     objective = Objective(config, config_with_slices(), SMALL_64)
     targets = jnp.full((1, 5, 2, 2, 3), -1.0).at[:, :, 0, 0].set(1.0)
     wrong = jnp.full_like(targets, -2.0)
-    share = Share(objective.branches, targets, None, ())
-    loss, gradient = jax.value_and_grad(
-        lambda rec: jnp.mean(objective._reconstruction(rec, targets, share))
-    )(wrong)
+    loss, gradient = jax.value_and_grad(lambda rec: jnp.mean(objective._error(rec, targets)))(wrong)
     assert loss == pytest.approx((np.log1p(np.exp(4)) + 3 * np.log1p(np.exp(-4))) / 4, rel=1e-5)
     assert (np.asarray(gradient)[:, :, 0, 0] < 20 * np.asarray(gradient)[:, :, 1, 1]).all()
     with pytest.raises(ValueError, match="'logistic' is for masks"):
@@ -238,7 +257,7 @@ def test_recolouring_reads_the_structure_from_other_colours_than_the_style():
     @jax.jit
     def reconstruct(images, recoloured):
         targets = branch_targets(config, images, None)
-        share = Share(objective.branches, targets, None, ())
+        share = Share(objective.branches, targets, jnp.ones((2, 1, 32, 32, 1)), None, ())
         codes = objective.encode(params, images, recoloured)
         rec, mix = objective.rec_and_mix(params, codes, share)
         assert mix.shape[0] == 0
@@ -266,7 +285,7 @@ def test_the_perceptual_loss_compares_reconstructions_with_their_pictures(monkey
     objective = perceptual_objective("the metric", 0.5)
     rec, images = jax.random.uniform(jax.random.key(0), (2, 4, 1, 8, 8, 3))
     monkeypatch.setattr(Objective, "rec_and_mix", lambda *_: (rec[:2], rec[2:]))
-    share = Share(objective.branches, images, None, ())
+    share = Share(objective.branches, images, jnp.ones((*images.shape[:-1], 1)), None, ())
     found = objective._generator_losses({}, None, share)
     assert list(found) == ["G_LPIPS"]
     expected = 0.5 * np.mean(np.square(rec[:2] - 2.0 * images[:2]))

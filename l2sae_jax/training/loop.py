@@ -1,6 +1,7 @@
 """The training loop: reads like a recipe. All processes run it; process 0 alone writes files."""
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -182,8 +183,8 @@ def _train(
             done, images = step + 1, (step + 1) * config.batch_size
             if _due(done, config.log_every, config.batch_size) or done == last:
                 stopping |= settle(0)
-                rate = progress.format_dict["rate"] or 0.0
-                scalars.write(done, images, averages.pop() | {"images_per_second": rate})
+                rate = {"images_per_second": _rate(progress)}
+                scalars.write(done, images, averages.pop() | rate)
             if _due(done, config.evaluate_every, config.batch_size) or done == last:
                 scores = evaluate(state.result, images)
                 scalars.write(done, images, scores)
@@ -320,5 +321,14 @@ def _progress(config, initial: int) -> tqdm:
         unit="img",
         smoothing=0.05,
         dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log file keeps every line
         disable=not is_first(),
     )
+
+
+def _rate(progress: tqdm) -> float:
+    """Recent images per second; of the whole run, until the bar was drawn twice."""
+    if progress.disable:  # not the process that reports
+        return 0.0
+    now = progress.format_dict
+    return now["rate"] or (now["n"] - now["initial"]) / now["elapsed"]

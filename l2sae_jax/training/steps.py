@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from l2sae_jax.metrics.scores import Sums, mask_sums, reconstruction_sums
 from l2sae_jax.model import Autoencoder
-from l2sae_jax.objectives import Kind, Objective, branch_targets, total
+from l2sae_jax.objectives import Kind, Objective, branch_targets, pixel_weights, total
 from l2sae_jax.parallel import AXIS, ROWS, WHOLE, over_shards, row_numbers, whole
 from l2sae_jax.pixels import to_images
 from l2sae_jax.regions import REGIONS, region_masks
@@ -133,7 +133,7 @@ def _shard_gradients(
 
 
 def _inputs(kind: Kind, objective: Objective, augmentation: Augmentation, batch: Batch, keys):
-    """Images, targets and draws of a loss."""
+    """Images, targets, draws and weights of a loss."""
 
     def keys_for(tag):
         return jax.vmap(jax.random.fold_in, (0, None))(keys, tag)
@@ -146,7 +146,7 @@ def _inputs(kind: Kind, objective: Objective, augmentation: Augmentation, batch:
     if amount := objective.config.recolouring:
         recoloured = jitter_parts(images, labels, keys_for(_RECOLOURING), amount)
         draws = draws._replace(recoloured=recoloured)
-    return images, targets, draws
+    return images, targets, draws, pixel_weights(objective.config, labels)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
