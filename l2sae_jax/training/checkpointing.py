@@ -38,7 +38,8 @@ _MAY_CHANGE = {
     "dry_run",
     *("remat", "accumulate", "shard_optimizer"),
     *("images", "log_every", "evaluate_every", "evaluate_images", "evaluate_batch_size"),
-    *("checkpoint_every", "keep_checkpoints", "init_from", "data.source", "data.data_dir"),
+    *("checkpoint_every", "keep_checkpoints", "init_from", "spread_styles"),
+    *("data.source", "data.data_dir"),
 }
 TRAIN_CONFIG_FILE = "train_config.json"
 _LOCK_FILE = ".lock"

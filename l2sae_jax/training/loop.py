@@ -44,6 +44,7 @@ from l2sae_jax.training.state import (
 )
 from l2sae_jax.training.steps import kinds_of_step, make_step
 from l2sae_jax.training.stopping import StoppedError, StopRequests
+from l2sae_jax.training.styles import spread_styles
 
 # How many steps the host may run ahead of the device before it reads their losses.
 _LAG = 2
@@ -220,12 +221,17 @@ def _first_state(config, objective, scaling, mesh, checkpoints, pipeline):
 
 
 def initial_parameters(config, objective: Objective) -> Params:
-    """Fresh parameters, and in their place those that `config.init_from` holds."""
+    """Fresh parameters, and in their place those that `config.init_from` holds; styles spread."""
     fresh = jax.jit(objective.architecture.init)(jax.random.key(config.seed))
     loaded = loaded_parameters(config, objective)
     if loaded and is_first():
         print(f"Starting from {config.init_from}: {', '.join(loaded)}")
-    return fresh | {name: fresh[name] | layers for name, layers in loaded.items()}
+    params = fresh | {name: fresh[name] | layers for name, layers in loaded.items()}
+    if count := config.get("spread_styles", 0):
+        source = open_source(config.data, "train")
+        pictures = [source[i]["image"] for i in range(min(count, len(source)))]
+        params = spread_styles(params, objective.autoencoder, pictures)
+    return params
 
 
 def loaded_parameters(config, objective: Objective) -> Params:
