@@ -3,7 +3,7 @@
 python benchmarks/bench_train.py --json=train.json
 python benchmarks/bench_train.py --sizes=256,512 --batch=16 --dtypes=bfloat16
 
-The networks are those of configs/portraits_64.py at 64 px and those of the paper's setting above.
+The networks are those of configs/portraits_128.py at 64 px, and those of the paper's setting above.
 GFLOP are XLA's count for the step without rematerialisation, so that a share of the ceiling does
 not rise by computing things twice. `--memory_only` compiles, and reports what a device needs,
 without running: for sizes that this machine could not hold.

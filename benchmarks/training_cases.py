@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def load_config(name: str, kind: str) -> ml_collections.ConfigDict:
-    """What configs/NAME.py gives for "smn", "smpn" or "joint"."""
+    """What configs/NAME.py gives for a kind, such as "smn" or "smn_64"."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -26,8 +26,11 @@ def load_config(name: str, kind: str) -> ml_collections.ConfigDict:
 
 def config_for(size: int, kind: str, dtype: str) -> ml_collections.ConfigDict:
     """Small networks at 64 px, above that the full-size ones."""
-    small = size == 64
-    config = load_config("portraits_64", kind) if small else paper_config(kind, size, Scaling())
+    if size == 64:
+        config = load_config("portraits_128", f"{kind}_64")
+        config.objective.perceptual = 0.0  # another network's work
+    else:
+        config = paper_config(kind, size, Scaling())
     config.dtype = dtype
     return config
 

@@ -24,6 +24,7 @@ def get_config(kind: str = "smn") -> ml_collections.ConfigDict:
     config.images = 256
     config.dtype = "float32"
     config.init_from = ""
+    config.spread_styles = 0
     config.dry_run = False
     config.update(to_dict(Scaling()))
     config.slices = ((0, 2), (2, 4), (4, 6), (6, 7), (7, 8))

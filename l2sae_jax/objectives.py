@@ -59,8 +59,9 @@ class ObjectiveConfig:
         at the median, all black for a small region that is not yet located, and there it stays;
         the logistic loss pulls at every pixel that is wrong.
       region_shares: None for plain losses, or each region's share p of the picture: its pixels
-        then weigh ((1 - p) / p)^balance in every reconstruction, other regions' masks included.
-      balance: 0 counts pixels alike, 1 counts regions alike.
+        then weigh ((1 - p) / p)^balance in L1 and the logistic loss, for the masks of other regions
+        too; pixels of no region weigh 1.
+      balance: 0 counts pixels alike, 1 counts regions nearly alike.
       recolouring: how far to change the colours of each part of the picture that the structure is
         read from, the style being read from the picture itself: a decoder that shall restore the
         colours of hair, skin and lips must take them from the style. 0, as published, leaves that
@@ -153,11 +154,13 @@ def branch_targets(
 
 def pixel_weights(
     objective: ObjectiveConfig, labels: UInt8[Array, "B H W"]
-) -> Float[Array, "B H W 1"]:
-    """What each pixel weighs in reconstruction, in all branches alike: as its region, or 1."""
-    shares = np.asarray(objective.region_shares or [0.5] * len(REGIONS), np.float32)
+) -> Float[Array, "B H W 1"] | None:
+    """What each pixel weighs in every branch's reconstruction; None if all weigh the same."""
+    if objective.region_shares is None:
+        return None
+    shares = np.asarray(objective.region_shares, np.float32)
     gains = ((1 - shares) / shares) ** objective.balance
-    return 1.0 + region_masks(labels) @ (gains - 1.0)[:, None]
+    return 1.0 + jnp.sum(region_masks(labels) * (gains - 1.0), axis=-1, keepdims=True)
 
 
 # Random crops ------------------------------------------------------------------------------------
@@ -244,13 +247,13 @@ class Share(NamedTuple):
     Attributes:
       branches: K of the objective's branches.
       targets: what they are to decode.
-      weights: what pixels weigh in reconstruction.
+      pixel_weights: what pixels weigh in reconstruction, in all branches alike.
       noise, crops: as in `Draws`.
     """
 
     branches: Branches
     targets: Float[Array, "B K H W 3"]
-    weights: Float[Array, "B K H W 1"]
+    pixel_weights: Float[Array, "B 1 H W 1"] | None
     noise: NoiseMaps | None
     crops: tuple[Crops, ...]
 
@@ -311,7 +314,7 @@ class Objective:
         images: Float[Array, "B H W 3"],
         targets: Float[Array, "B K H W 3"],
         draws: Draws,
-        weights: Float[Array, "B H W 1"] | None = None,
+        pixel_weights: Float[Array, "B H W 1"] | None = None,
     ) -> Losses:
         """The loss terms of one kind of step, summed over branches.
 
@@ -321,7 +324,7 @@ class Objective:
           images: in [-1, 1].
           targets: what `branch_targets` makes of them.
           draws: what `draws` draws for this kind.
-          weights: what `pixel_weights` makes of the labels; None is 1 everywhere.
+          pixel_weights: what the function of this name makes of the labels.
         """
         terms = {
             "generator": self._generator_losses,
@@ -330,9 +333,9 @@ class Objective:
         }[kind]
         losses = partial(terms, params, self.encode(params, images, draws.recoloured))
         branches = jax.tree.map(jnp.asarray, self.branches)
-        weights = jnp.ones(()) if weights is None else weights[:, None]
-        weights = jnp.broadcast_to(weights, (*targets.shape[:-1], 1))
-        everything = Share(branches, targets, weights, draws.noise, draws.crops)
+        if pixel_weights is not None:
+            pixel_weights = pixel_weights[:, None]
+        everything = Share(branches, targets, pixel_weights, draws.noise, draws.crops)
         if self.remat != "regions":
             return losses(everything)
 
@@ -340,8 +343,9 @@ class Objective:
             def select(axis):
                 return lambda x: lax.dynamic_slice_in_dim(x, k, 1, axis)
 
-            data = jax.tree.map(select(1), everything._replace(branches=None))
-            return losses(data._replace(branches=jax.tree.map(select(0), branches)))
+            data = jax.tree.map(select(1), everything._replace(branches=None, pixel_weights=None))
+            of_branch = jax.tree.map(select(0), branches)
+            return losses(data._replace(branches=of_branch, pixel_weights=pixel_weights))
 
         # Decodes are kept, or discriminators would have the decoder run twice for nothing.
         keep = jax.checkpoint_policies.save_only_these_names("decodes")
@@ -394,9 +398,11 @@ class Objective:
         targets = leading(share.targets, cfg.reconstructed)
         losses = {}
         if cfg.l1:
-            weights = leading(share.weights, cfg.reconstructed)
-            error = jnp.mean(weights * self._error(rec, targets), axis=(2, 3, 4))
-            losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(average(error))
+            error = self._error(rec, targets)
+            if share.pixel_weights is not None:
+                error *= leading(share.pixel_weights, cfg.reconstructed)
+            error = average(jnp.mean(error, axis=(2, 3, 4)))
+            losses[f"G_{cfg.reconstruction.upper()}"] = cfg.l1 * jnp.mean(error)
         if cfg.perceptual:
             flat = (x.reshape(-1, *x.shape[2:]) for x in (rec, targets))
             distance = lpips(self.perceptual, *flat).reshape(rec.shape[:2])

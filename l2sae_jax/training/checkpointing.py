@@ -32,8 +32,8 @@ from l2sae_jax.training.scaling import Scaling
 from l2sae_jax.training.state import TrainState
 from l2sae_jax.whole_files import replace_text
 
-# What may differ when a run goes on: how long it is, what it writes down, where its data are, what
-# changes an update in rounding at most, and whether it is rehearsed.
+# What may differ when a run goes on: how long it is, what it started from and writes down, where
+# its data are, what changes an update in rounding at most, and whether it is rehearsed.
 _MAY_CHANGE = {
     "dry_run",
     *("remat", "accumulate", "shard_optimizer"),

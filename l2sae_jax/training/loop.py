@@ -1,7 +1,9 @@
 """The training loop: reads like a recipe. All processes run it; process 0 alone writes files."""
 
 import contextlib
+import math
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -156,6 +159,7 @@ def _train(
     scalars, averages = ScalarLog(workdir, first), Averages()
     root_key = jax.random.key(config.seed)
     pending: deque = deque()
+    logged, since = first, time.perf_counter()
 
     def settle(lag: int) -> bool:
         """Reads what all but the `lag` newest steps gave, and stops at the first bad one.
@@ -184,8 +188,9 @@ def _train(
             done, images = step + 1, (step + 1) * config.batch_size
             if _due(done, config.log_every, config.batch_size) or done == last:
                 stopping |= settle(0)
-                rate = {"images_per_second": _rate(progress)}
-                scalars.write(done, images, averages.pop() | rate)
+                rate = (done - logged) * config.batch_size / (time.perf_counter() - since)
+                scalars.write(done, images, averages.pop() | {"images_per_second": rate})
+                logged, since = done, time.perf_counter()
             if _due(done, config.evaluate_every, config.batch_size) or done == last:
                 scores = evaluate(state.result, images)
                 scalars.write(done, images, scores)
@@ -217,21 +222,37 @@ def _first_state(config, objective, scaling, mesh, checkpoints, pipeline):
         return checkpoints.restore(shapes, pipeline, layout), layout
     with failing_together():
         params = initial_parameters(config, objective)
+    params = multihost_utils.broadcast_one_to_all(params)
     return jax.jit(create, out_shardings=layout)(place(params, whole(mesh))), layout
 
 
 def initial_parameters(config, objective: Objective) -> Params:
-    """Fresh parameters, and in their place those that `config.init_from` holds; styles spread."""
+    """Fresh parameters, and in their place those that `config.init_from` holds.
+
+    Their styles are spread if `config.spread_styles` says over how many training pictures.
+
+    Raises:
+      ValueError: what `loaded_parameters` says, or an encoder whose styles say nothing yet.
+    """
     fresh = jax.jit(objective.architecture.init)(jax.random.key(config.seed))
     loaded = loaded_parameters(config, objective)
     if loaded and is_first():
         print(f"Starting from {config.init_from}: {', '.join(loaded)}")
     params = fresh | {name: fresh[name] | layers for name, layers in loaded.items()}
-    if count := config.get("spread_styles", 0):
-        source = open_source(config.data, "train")
-        pictures = [source[i]["image"] for i in range(min(count, len(source)))]
-        params = spread_styles(params, objective.autoencoder, pictures)
-    return params
+    if not (count := config.get("spread_styles", 0)):
+        return params
+    if loaded.get("encoder", {}).keys() != fresh["encoder"].keys():
+        raise ValueError(
+            f"config.spread_styles={count}: some of the encoder is fresh; train it first, and name "
+            "that run in config.init_from"
+        )
+    source = open_source(config.data, "train")
+    rows = np.arange(min(count, len(source)))
+    if is_first():
+        print(f"Spreading the styles of {len(rows)} pictures")
+    parts = np.array_split(rows, math.ceil(len(rows) / 32))
+    batches = (np.stack([source[i]["image"] for i in part]) for part in parts)
+    return spread_styles(params, objective.autoencoder.encoder, batches)
 
 
 def loaded_parameters(config, objective: Objective) -> Params:
@@ -298,6 +319,12 @@ def _check(config, objective: Objective, scaling: Scaling, mesh: Mesh) -> None:
         raise ValueError(f"config.images {config.images}: less than a batch")
     check_batch(config.batch_size, objective, scaling, mesh.size)
     encoder, size = objective.autoencoder.encoder, config.data.size
+    pictures, least = config.get("spread_styles", 0), 4 * encoder.style_channels
+    if pictures and pictures < least:
+        raise ValueError(
+            f"config.spread_styles {pictures}: expected 0, or {least} or more for a style of "
+            f"{encoder.style_channels} channels"
+        )
     if size % encoder.downsampling or size < encoder.smallest_image:
         raise ValueError(
             f"config.data.size {size}: this encoder reads multiples of {encoder.downsampling} "
@@ -328,13 +355,6 @@ def _progress(config, initial: int) -> tqdm:
         smoothing=0.05,
         dynamic_ncols=True,
         mininterval=0.1 if sys.stderr.isatty() else 60.0,  # a log file keeps every line
+        miniters=1,
         disable=not is_first(),
     )
-
-
-def _rate(progress: tqdm) -> float:
-    """Recent images per second; of the whole run, until the bar was drawn twice."""
-    if progress.disable:  # not the process that reports
-        return 0.0
-    now = progress.format_dict
-    return now["rate"] or (now["n"] - now["initial"]) / now["elapsed"]

@@ -30,6 +30,7 @@ def paper_config(kind: str, size: int, scaling: Scaling) -> ml_collections.Confi
     config.images = 1_000_000
     config.dtype = "bfloat16"
     config.init_from = ""
+    config.spread_styles = 0
     config.dry_run = False
     config.update(to_dict(scaling))
     config.slices = DEFAULT_SLICES

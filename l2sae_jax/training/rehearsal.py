@@ -143,7 +143,8 @@ def _check_networks(config, objective: Objective, workdir: Path) -> None:
         for name, tree in loaded.items()
     )
     fresh = ", ".join(name for name in names if name not in loaded) or "none"
-    _tell("start", f"{parts} from {config.init_from}; fresh: {fresh}")
+    spread = f"; styles spread by {n:,} pictures" if (n := config.get("spread_styles", 0)) else ""
+    _tell("start", f"{parts} from {config.init_from}; fresh: {fresh}{spread}")
 
 
 def _check_workdir(config, state, workdir: Path) -> None:

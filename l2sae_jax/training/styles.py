@@ -1,12 +1,12 @@
-"""Other coordinates for the style, in which those of faces lie in all directions.
+"""Whitens the style, so that a random direction decodes to colours that faces have.
 
 An edit adds noise of one size to every channel of the style (Algorithm 1), and decoders scale it to
-unit length. A random direction decodes to colours that faces have only if faces' own styles point
-everywhere. Networks trained without an adversary crowd them into a cone: of styles of unit length
-the mean has 0.8, and eight directions hold what is left. The decoder never saw the others.
+unit length: noise points anywhere. Trained without an adversary, an encoder crowds its styles into
+a cone (in one SMN the mean of styles of unit length was 0.8 long, and eight of 64 directions held
+nearly all the variance), and the decoder never learns what the other directions look like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -14,39 +14,43 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, UInt8
 
-from l2sae_jax.model import AutoencoderConfig, Params
-from l2sae_jax.nn import Encoder
+from l2sae_jax.model import Params
+from l2sae_jax.nn import Encoder, EncoderConfig
 from l2sae_jax.pixels import to_images
 
 # The decoder's layers that read the style, all of them linear.
 _READERS = ("modulation", "structure_scale", "structure_shift")
-_LEAST = 1e-6  # variance of a direction, as a share of the largest
-_BATCH = 32
+# Directions of less than this share of the largest variance are whitened as if they had it.
+_LEAST = 1e-6
 
 
 def spread_styles(
-    params: Params, config: AutoencoderConfig, pictures: Sequence[UInt8[np.ndarray, "H W 3"]]
+    params: Params, config: EncoderConfig, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]
 ) -> Params:
-    """Parameters whose styles, of these pictures, have mean 0 and equal variance everywhere.
+    """Parameters under which the styles of these pictures lie evenly in all directions.
 
-    The encoder's last layer whitens; the decoder's first ones undo it as well as a linear map can,
-    since scaling to unit length lies between. What is lost comes back within some training.
+    The encoder's last layer whitens: before it is scaled to unit length, the style has mean 0 and
+    the same variance everywhere. The decoder's layers that read the style undo it as well as linear
+    ones can, scaling to unit length lying between. What is lost comes back within some training.
 
     Args:
       params: of all networks; encoder and decoder are replaced.
-      config: their architecture.
-      pictures: some thousands, uint8, as the data set has them.
+      config: the encoder's.
+      batches: some thousands of pictures, uint8, as the data set has them.
 
     Raises:
       ValueError: pictures are too few for a style of so many channels.
     """
-    channels = config.encoder.style_channels
-    if len(pictures) < 4 * channels:
+    params = params | jax.tree.map(
+        lambda x: np.asarray(x, np.float64), {name: params[name] for name in ("encoder", "decoder")}
+    )
+    written = _styles(params["encoder"], config, batches)
+    channels = config.style_channels
+    if len(written) < 4 * channels:
         raise ValueError(
-            f"{len(pictures)} pictures cannot spread a style of {channels} channels: give "
-            f"{4 * channels} or more, or config.spread_styles=0"
+            f"{len(written)} pictures cannot spread a style of {channels} channels: give "
+            f"{4 * channels} or more"
         )
-    written = _styles(params["encoder"], config, pictures)
     mean = written.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(written, rowvar=False))
     variances = np.maximum(variances, _LEAST * variances.max())
@@ -54,35 +58,40 @@ def spread_styles(
 
     whitened = _unit((written - mean) @ whiten)
     read = np.concatenate([whitened, np.ones((len(whitened), 1))], axis=1)
-    *back, offset = np.linalg.lstsq(read, _unit(written), rcond=None)[0]
+    solution = np.linalg.lstsq(read, _unit(written), rcond=None)[0]
+    back, offset = solution[:-1], solution[-1]
 
     encoder, decoder = (flatten_dict(params[name]) for name in ("encoder", "decoder"))
-    encoder["style", "kernel"] = encoder["style", "kernel"] @ whiten
-    encoder["style", "bias"] = (encoder["style", "bias"] - mean) @ whiten
-    for *layer, leaf in list(decoder):
+    kernel, bias = (encoder["style", name] for name in ("kernel", "bias"))
+    # Only directions are read. Weights as large as before learn as fast as before.
+    scale = kernel.std() / (kernel @ whiten).std()
+    encoder["style", "kernel"] = scale * kernel @ whiten
+    encoder["style", "bias"] = scale * (bias - mean) @ whiten
+    for *layer, leaf in decoder:
         if leaf == "kernel" and layer[-1] in _READERS:
             kernel = decoder[*layer, "kernel"]
             decoder[*layer, "bias"] = decoder[*layer, "bias"] + offset @ kernel / channels**0.5
-            decoder[*layer, "kernel"] = np.stack(back) @ kernel
+            decoder[*layer, "kernel"] = back @ kernel
     changed = {"encoder": unflatten_dict(encoder), "decoder": unflatten_dict(decoder)}
     return params | jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), changed)
 
 
-def _styles(encoder, config: AutoencoderConfig, pictures) -> Float[np.ndarray, "N S"]:
+def _styles(
+    encoder: Params, config: EncoderConfig, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]
+) -> Float[np.ndarray, "N S"]:
     """Styles before they are scaled to unit length."""
 
     @jax.jit
-    def styles(encoder, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B S"]:
-        _, seen = Encoder(config.encoder).apply(
+    def styles(encoder: Params, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B S"]:
+        _, seen = Encoder(config).apply(
             {"params": encoder},
             to_images(pixels),
             capture_intermediates=lambda module, _: module.name == "style",
         )
         return seen["intermediates"]["style"]["__call__"][0]
 
-    whole = range(0, len(pictures) - _BATCH + 1, _BATCH)  # an incomplete batch is left out
-    batches = [styles(encoder, np.stack(pictures[i : i + _BATCH])) for i in whole]
-    return np.concatenate(batches).astype(np.float64)
+    encoder = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), encoder)
+    return np.concatenate([styles(encoder, pixels) for pixels in batches]).astype(np.float64)
 
 
 def _unit(styles: Float[np.ndarray, "N S"]) -> Float[np.ndarray, "N S"]:

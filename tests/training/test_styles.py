@@ -31,7 +31,8 @@ def pictures():
 
 def test_styles_of_faces_lie_in_all_directions_and_decode_as_before(tiny, pictures):
     config, params = tiny
-    spread = spread_styles(params, config, pictures)
+    batches = np.split(pictures, [64, 128])
+    spread = spread_styles(params, config.encoder, batches)
     assert jax.tree.map(np.shape, spread) == jax.tree.map(np.shape, params)
 
     @jax.jit
@@ -59,6 +60,6 @@ def test_styles_of_faces_lie_in_all_directions_and_decode_as_before(tiny, pictur
 
 def test_too_few_pictures_are_refused(tiny, pictures):
     config, params = tiny
-    message = "^20 pictures cannot spread a style of 9 channels: give 36 or more, or config"
+    message = "^35 pictures cannot spread a style of 9 channels: give 36 or more$"
     with pytest.raises(ValueError, match=message):
-        spread_styles(params, config, pictures[:20])
+        spread_styles(params, config.encoder, [pictures[:35]])

@@ -17,7 +17,9 @@ from PIL import Image
 from training_runs import ROOT, log_lines, smoke_config
 
 import l2sae_jax as l2
+from l2sae_jax.regions import PART_LABELS
 from l2sae_jax.training import loop
+from l2sae_jax.training.augmentation import make_augmentation
 from l2sae_jax.training.checkpointing import only_run_in
 from l2sae_jax.training.loop import (
     NotFiniteError,
@@ -26,7 +28,7 @@ from l2sae_jax.training.loop import (
     train_and_evaluate,
 )
 from l2sae_jax.training.state import make_objective
-from l2sae_jax.training.steps import kinds_of_step
+from l2sae_jax.training.steps import _inputs, kinds_of_step
 
 
 def assert_same(a, b):
@@ -162,6 +164,19 @@ def test_starting_from_another_runs_parameters(finished):
         initial_parameters(config, make_objective(config))
 
 
+def test_styles_spread_before_training_goes_on(finished):
+    workdir, state = finished
+    trained = state.average["encoder"]
+    config = smoke_config(init_from=str(workdir), spread_styles=64)
+    params = initial_parameters(config, make_objective(config))
+    assert_same(params["encoder"]["structure"], trained["structure"])
+    assert np.abs(params["encoder"]["style"]["kernel"] - trained["style"]["kernel"]).max() > 0.1
+
+    config.init_from = ""
+    with pytest.raises(ValueError, match="config.spread_styles=64: some of the encoder is fresh"):
+        initial_parameters(config, make_objective(config))
+
+
 def test_growing_by_a_level_from_networks_for_half_the_size(finished):
     workdir, state = finished
     without = {"objective.gan": 0.0, "objective.patch": 0.0}
@@ -198,7 +213,7 @@ def test_a_run_of_before_a_field_was_invented_goes_on(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     file = tmp_path / "run" / "train_config.json"
     old = json.loads(file.read_text())
-    for name in ("remat", "accumulate", "shard_optimizer", "precision"):
+    for name in ("remat", "accumulate", "shard_optimizer", "precision", "spread_styles"):
         del old[name]
     file.write_text(json.dumps(old))
     train_and_evaluate(smoke_config(remat="blocks"), tmp_path / "run")
@@ -236,6 +251,7 @@ def test_a_workdir_has_one_run_and_is_no_saved_model(tmp_path):
         ({"networks.encoder.widths": (6, 8, 8)}, "halves 2 times but the decoder doubles 1 times"),
         ({"dtype": "float8"}, "dtype 'float8': choose float32 or bfloat16"),
         ({"log_every": 0}, "config.log_every 0: expected 1 or more"),
+        ({"spread_styles": 3}, "spread_styles 3: expected 0, or 32 or more for a style of 8"),
         ({"images": 2}, "config.images 2: less than a batch"),
         ({"augmentation.zoom": 2.0}, "config.augmentation.zoom 2.0: expected 0 to 1"),
         ({"objective.r1_every": 0}, "r1_every 0: expected 1 or more"),
@@ -301,3 +317,19 @@ def test_a_run_killed_after_each_checkpoint_ends_as_if_it_never_was(finished, tm
     process.wait()
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     assert_same(l2.load(tmp_path).smn.decoder, expected.average["decoder"])
+
+
+def test_pixels_weigh_as_the_region_that_augmentation_put_there(monkeypatch):
+    moved = np.zeros((2, 32, 32), np.uint8)
+    moved[:, :4] = PART_LABELS["l_eye"]
+    monkeypatch.setattr(
+        "l2sae_jax.training.steps.augment", lambda images, labels, *_: (images, moved)
+    )
+    config = smoke_config("smpn")
+    config.objective.region_shares = (0.3, 0.3, 0.1, 0.01, 0.1)
+    batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "labels": np.zeros_like(moved)}
+    keys = jax.random.split(jax.random.key(0), 2)
+    objective = make_objective(config)
+    *_, weights = _inputs("generator", objective, make_augmentation(config), batch, keys)
+    np.testing.assert_allclose(weights[:, :4], 99**0.5, rtol=1e-5)
+    np.testing.assert_array_equal(weights[:, 4:], 1)
