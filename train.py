@@ -1,6 +1,6 @@
 """Trains an SMN, an SMPN or a joint network.
 
-python train.py --config=configs/portraits_64.py:smpn --workdir=DIR [--config.field=value ...]
+python train.py --config=configs/portraits_128.py:smpn --workdir=DIR [--config.field=value ...]
 python train.py ... --config.dry_run=True      # checks data, networks, disk and memory, and stops
 
 A run that was stopped, by whatever means, continues from its workdir by the same command. SIGTERM

@@ -67,7 +67,7 @@ class LazyMapping(Mapping[str, T]):
 
 def shipped_model_path() -> Path:
     """Where the model that comes with the package lives."""
-    return Path(str(resources.files("l2sae_jax"))) / "weights" / "portraits_64"
+    return Path(str(resources.files("l2sae_jax"))) / "weights" / "portraits_128"
 
 
 def load(path: str | os.PathLike | None = None) -> L2SAE:

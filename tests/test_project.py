@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import l2sae_jax as l2
-from l2sae_jax.checkpoints import shipped_model_path
+from l2sae_jax.checkpoints import fingerprint, shipped_model_path
 from l2sae_jax.data.images import read_image, resize
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +181,7 @@ def test_the_shipped_model_is_small_attributed_and_edits_a_photograph():
 
     model = l2.load()
     assert model.smn is not None and model.smpn is not None
-    picture = resize(read_image(ROOT / "samples" / "astronaut.png"), (64, 64))
+    picture = resize(read_image(ROOT / "samples" / "astronaut.png"), (128, 128))
     images = np.float32(picture)[None] / 127.5 - 1
     hair = np.asarray(l2.segment(model, images))[0, ..., 0]
     assert 0.05 < hair.mean() < 0.6
@@ -189,3 +189,11 @@ def test_the_shipped_model_is_small_attributed_and_edits_a_photograph():
     change = np.abs(edited - images)[0].mean(axis=-1)
     assert np.isfinite(edited).all()
     assert change[hair == 1].mean() > 3 * change[hair == 0].mean()
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="no weights in this checkout")
+def test_the_model_card_is_of_the_shipped_model_and_comes_with_it():
+    card = (ROOT / "docs" / "model_card.md").read_text()
+    assert fingerprint(l2.load())[:16] in card
+    pictures = re.compile(r"^(!\[.*\]\(.*\)|<sub>[^<]*</sub>)\n\n", re.MULTILINE)
+    assert (SHIPPED / "MODEL_CARD.md").read_text() == pictures.sub("", card)
