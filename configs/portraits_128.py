@@ -1,6 +1,6 @@
 """Small networks for 128 px portraits, for two CPU cores: those that come with this package.
 
-They grow from networks for 64 px, and may train side by side, a core each. With
+They grow from networks for 64 px, and may train side by side, a core each. With, in bash,
 train="python train.py --config=configs/portraits_128.py" data="--config.data.source=portraits.zip"
 
 $train:smpn_64 $data --workdir=runs/smpn_64
@@ -8,12 +8,12 @@ $train:smpn $data --workdir=runs/smpn --config.init_from=runs/smpn_64
 $train:smn_64 $data --workdir=runs/smn_64
 $train:smn $data --workdir=runs/smn_128 --config.init_from=runs/smn_64 --config.images=4000
 $train:smn $data --workdir=runs/smn --config.init_from=runs/smn_128 --config.spread_styles=2048
-python convert_weights.py --smn=runs/smn --smpn=runs/smpn --output=models/portraits_128
+python convert_weights.py --smn=runs/smn --smpn=runs/smpn --output=models/mine --storage=float16
 
-On one core of an Intel Xeon: 12 images/s at 64 px, 5 to 6 at 128; the SMPN takes two hours, the SMN
-as long. Expected: about what docs/model_card.md measures of the weights in this package, whose
-training is told in docs/training.md; it came to these stages on the way. The perceptual loss needs
-the extra `eval`.
+On one core of an Intel Xeon: at 64 px 12 images/s for the SMN and 6 for the SMPN, at 128 px 5 to 6
+for both; two hours for the SMN, two and a half for the SMPN. Expected: about what
+docs/model_card.md measures of the weights in this package, whose training is told in
+docs/training.md; it came to these stages on the way. The perceptual loss needs the extra `eval`.
 """
 
 import ml_collections

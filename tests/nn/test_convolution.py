@@ -89,3 +89,14 @@ def test_blurred_upsampling_is_a_transposed_convolution_and_a_blur(taps):
     ours = blurred_upsampling(x, kernel, taps)
     assert ours.shape == (2, 10, 12, 4)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != "cpu", reason="elsewhere the backend's own form is taken"
+)
+def test_weight_gradients_take_no_more_memory_than_a_few_images():
+    """Whatever the number of pixels: 62 x 62 divides into nothing large."""
+    x, kernel = jnp.zeros((1, 64, 64, 128)), jnp.zeros((3, 3, 128, 128))
+    gradient = jax.jit(jax.grad(lambda kernel, x: jnp.sum(convolve(x, kernel) ** 2)))
+    memory = gradient.lower(kernel, x).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 8 * x.nbytes
