@@ -107,9 +107,18 @@ def test_a_finished_run_has_nothing_left_to_do(finished):
     assert log_lines(workdir) == before
 
 
-@pytest.mark.parametrize("kind", [pytest.param("smpn", marks=pytest.mark.slow), "joint"])
-def test_sliced_objectives(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "adversarial"),
+    [
+        ("joint", False),
+        pytest.param("joint", True, marks=pytest.mark.slow),
+        pytest.param("smpn", True, marks=pytest.mark.slow),
+    ],
+)
+def test_sliced_objectives(kind, adversarial, tmp_path):
     config = smoke_config(kind)
+    if not adversarial:
+        config.objective.update(gan=0.0, patch=0.0)
     config.images = 8
     train_and_evaluate(config, tmp_path)
     scores = set().union(*log_lines(tmp_path))
