@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from l2sae_jax.configuration import from_dict
 from l2sae_jax.nn.layers import blur
-from l2sae_jax.regions import PART_LABELS, REGIONS
+from l2sae_jax.regions import REGION_NAMES, region_masks
 
 _BLOCK = 8  # pixels along the side of what JPEG compresses at a time
 _BLUR_REACH = 3
@@ -169,19 +169,11 @@ def jitter_parts(
     Returns:
       Images in [-1, 1].
     """
-    changes = _colour_changes(keys, len(REGIONS) + 1, amount)
-    parts = jnp.asarray(_palette())[labels]
+    changes = _colour_changes(keys, len(REGION_NAMES) + 1, amount)
+    # Each pixel's row of the changes: 1 + the position of its region, or 0.
+    rows = [1 + REGION_NAMES.index({"nose": "skin"}.get(name, name)) for name in REGION_NAMES]
+    parts = jnp.sum(region_masks(labels) * jnp.asarray(rows), axis=-1).astype(jnp.int32)
     return _change_colours(images, jax.vmap(lambda change, part: change[part])(changes, parts))
-
-
-def _palette() -> Int[np.ndarray, " labels"]:
-    """Table of what each label shares its colours with: 1 + a region's position, or 0."""
-    table = np.zeros(len(PART_LABELS) + 1, np.int32)
-    names = [region.name for region in REGIONS]
-    for position, region in enumerate(REGIONS):
-        owner = names.index("skin") if region.name == "nose" else position
-        table[[PART_LABELS[part] for part in region.parts]] = 1 + owner
-    return table
 
 
 def _colour_changes(keys, parts: int, amount: float) -> Float[Array, "B parts 6"]:

@@ -47,7 +47,7 @@ from l2sae_jax.training.state import (
 )
 from l2sae_jax.training.steps import kinds_of_step, make_step
 from l2sae_jax.training.stopping import StoppedError, StopRequests
-from l2sae_jax.training.styles import spread_styles
+from l2sae_jax.training.styles import least_pictures, spread_styles
 
 # How many steps the host may run ahead of the device before it reads their losses.
 _LAG = 2
@@ -319,7 +319,7 @@ def _check(config, objective: Objective, scaling: Scaling, mesh: Mesh) -> None:
         raise ValueError(f"config.images {config.images}: less than a batch")
     check_batch(config.batch_size, objective, scaling, mesh.size)
     encoder, size = objective.autoencoder.encoder, config.data.size
-    pictures, least = config.get("spread_styles", 0), 4 * encoder.style_channels
+    pictures, least = config.get("spread_styles", 0), least_pictures(encoder)
     if pictures and pictures < least:
         raise ValueError(
             f"config.spread_styles {pictures}: expected 0, or {least} or more for a style of "

@@ -24,6 +24,11 @@ _READERS = ("modulation", "structure_scale", "structure_shift")
 _LEAST = 1e-6
 
 
+def least_pictures(config: EncoderConfig) -> int:
+    """How many pictures it takes at least to spread styles of this encoder."""
+    return 4 * config.style_channels
+
+
 def spread_styles(
     params: Params, config: EncoderConfig, batches: Iterable[UInt8[np.ndarray, "B H W 3"]]
 ) -> Params:
@@ -41,15 +46,12 @@ def spread_styles(
     Raises:
       ValueError: pictures are too few for a style of so many channels.
     """
-    params = params | jax.tree.map(
-        lambda x: np.asarray(x, np.float64), {name: params[name] for name in ("encoder", "decoder")}
-    )
     written = _styles(params["encoder"], config, batches)
     channels = config.style_channels
-    if len(written) < 4 * channels:
+    if len(written) < least_pictures(config):
         raise ValueError(
             f"{len(written)} pictures cannot spread a style of {channels} channels: give "
-            f"{4 * channels} or more"
+            f"{least_pictures(config)} or more"
         )
     mean = written.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(written, rowvar=False))
@@ -61,7 +63,10 @@ def spread_styles(
     solution = np.linalg.lstsq(read, _unit(written), rcond=None)[0]
     back, offset = solution[:-1], solution[-1]
 
-    encoder, decoder = (flatten_dict(params[name]) for name in ("encoder", "decoder"))
+    networks = (params[name] for name in ("encoder", "decoder"))
+    encoder, decoder = (
+        flatten_dict(jax.tree.map(lambda x: np.asarray(x, np.float64), tree)) for tree in networks
+    )
     kernel, bias = (encoder["style", name] for name in ("kernel", "bias"))
     # Only directions are read. Weights as large as before learn as fast as before.
     scale = kernel.std() / (kernel @ whiten).std()
@@ -90,7 +95,6 @@ def _styles(
         )
         return seen["intermediates"]["style"]["__call__"][0]
 
-    encoder = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), encoder)
     return np.concatenate([styles(encoder, pixels) for pixels in batches]).astype(np.float64)
 
 
